@@ -1,0 +1,29 @@
+"""The errors that autoreg raises on purpose.
+
+A message says what is wrong, which file or case, what was found, what was expected and what to do.
+Commands print it in one line and exit with status 2; anything else is a defect in autoreg.
+"""
+
+
+class AutoregError(Exception):
+    """Base of every error that a user can cause or mend."""
+
+
+class GeometryError(AutoregError):
+    """Shapes, spacings or frames that do not fit together."""
+
+
+class DataError(AutoregError):
+    """A data set, image, label map, mask or landmark file that cannot be used."""
+
+
+class PlanError(AutoregError):
+    """A plan or fingerprint with a missing, unknown or impossible value."""
+
+
+class CheckpointError(AutoregError):
+    """Weights or a checkpoint that cannot be loaded."""
+
+
+class UsageError(AutoregError):
+    """Arguments of a command or function that contradict each other or what is on disk."""

@@ -1,0 +1,1 @@
+"""Metrics of registrations and their reports."""

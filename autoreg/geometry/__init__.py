@@ -1,0 +1,1 @@
+"""What space means: grids, volumes and transforms, in LPS millimetres."""

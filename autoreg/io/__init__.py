@@ -1,0 +1,1 @@
+"""Files: images, landmarks, transforms, data sets, and JSON records."""

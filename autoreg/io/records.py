@@ -1,0 +1,195 @@
+"""Frozen dataclasses to JSON and back, strictly.
+
+Unknown keys are refused with a did-you-mean, missing keys and wrong types are named with their
+place in the file, and syntax errors carry file, line and column.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+from autoreg.errors import AutoregError, PlanError
+from autoreg.io.atomic import write_text_atomic
+
+T = TypeVar("T")
+
+
+def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
+    """A remedy for an unknown word: the closest known one, or the list of all.
+
+    Example:
+        >>> did_you_mean("epcohs", ["epochs", "seed"])
+        'did you mean "epochs"?'
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return f'did you mean "{close[0]}"?' if close else "known: " + ", ".join(known)
+
+
+def to_plain(value: object) -> Any:  # noqa: ANN401 - JSON values have no narrower type
+    """Turn dataclasses, tuples and paths into what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def from_plain(cls: type[T], data: object, where: str, error: type[AutoregError] = PlanError) -> T:
+    """Build the dataclass `cls` from plain JSON values, strictly.
+
+    Args:
+        cls: A dataclass whose fields are annotated with primitives, `Literal`, `tuple`, `dict`,
+            optional values or other dataclasses.
+        data: What `json.loads` gave.
+        where: The file (and place in it) that messages name.
+        error: The class of the error to raise.
+
+    Returns:
+        The object.
+
+    Raises:
+        AutoregError: of class `error`, for an unknown or missing key or a value of wrong type.
+    """
+    return typing.cast(T, _build(cls, data, where, error))
+
+
+def load_json(path: Path, error: type[AutoregError] = PlanError) -> Any:  # noqa: ANN401
+    """Read a JSON file; errors name file, line and column."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as cause:
+        raise error(f"{path}: no such file") from cause
+    except (OSError, UnicodeDecodeError) as cause:
+        raise error(f"{path}: cannot be read ({cause})") from cause
+    try:
+        return json.loads(text, object_pairs_hook=_no_duplicates)
+    except json.JSONDecodeError as cause:
+        raise error(
+            f"{path}, line {cause.lineno}, column {cause.colno}: not valid JSON: {cause.msg}"
+        ) from cause
+    except ValueError as cause:
+        raise error(f"{path}: {cause}") from cause
+
+
+def load_record(cls: type[T], path: Path, error: type[AutoregError] = PlanError) -> T:
+    """Read a JSON file into the dataclass `cls`."""
+    return from_plain(cls, load_json(path, error), str(path), error)
+
+
+def dump_json(value: object) -> str:
+    """JSON text of a dataclass or plain value; short lists of numbers stay on one line."""
+    return _render(to_plain(value), 0) + "\n"
+
+
+def save_record(value: object, path: Path) -> None:
+    """Write a dataclass or plain value to a JSON file, completely or not at all."""
+    write_text_atomic(path, dump_json(value))
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise ValueError(f'the key "{key}" stands twice in one object; remove one of them')
+        seen[key] = value
+    return seen
+
+
+def _render(value: Any, depth: int) -> str:  # noqa: ANN401
+    pad = "  " * (depth + 1)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "null"  # NaN and Infinity are not JSON; readers other than Python refuse them
+    if isinstance(value, dict) and value:
+        rows = [f"{pad}{json.dumps(k)}: {_render(v, depth + 1)}" for k, v in value.items()]
+        return "{\n" + ",\n".join(rows) + "\n" + "  " * depth + "}"
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        rows = [pad + _render(item, depth + 1) for item in value]
+        return "[\n" + ",\n".join(rows) + "\n" + "  " * depth + "]"
+    if isinstance(value, list):
+        return "[" + ", ".join(_render(item, depth) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _fail(where: str, expected: str, found: object, error: type[AutoregError]) -> typing.NoReturn:
+    raise error(f"{where}: expected {expected}, found {json.dumps(to_plain(found), default=str)}")
+
+
+def _build(kind: Any, data: Any, where: str, error: type[AutoregError]) -> Any:  # noqa: ANN401
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(typing.cast(type, kind), data, where, error)
+    if origin in (Union, types.UnionType):
+        if data is None and type(None) in arguments:
+            return None
+        rest = [a for a in arguments if a is not type(None)]
+        return _build(rest[0], data, where, error)
+    if origin is Literal:
+        if data not in arguments:
+            _fail(where, "one of " + ", ".join(map(str, arguments)), data, error)
+        return data
+    if origin is tuple:
+        return _build_tuple(arguments, data, where, error)
+    if origin is dict:
+        if not isinstance(data, dict):
+            _fail(where, "an object", data, error)
+        return {k: _build(arguments[1], v, f"{where}: {k}", error) for k, v in data.items()}
+    return _build_primitive(kind, data, where, error)
+
+
+def _build_tuple(arguments: Any, data: Any, where: str, error: type[AutoregError]) -> Any:  # noqa: ANN401
+    if not isinstance(data, list | tuple):
+        _fail(where, "a list", data, error)
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        kinds = [arguments[0]] * len(data)
+    else:
+        kinds = list(arguments)
+        if len(kinds) != len(data):
+            _fail(where, f"a list of {len(kinds)} values", data, error)
+    return tuple(
+        _build(k, item, f"{where}[{i}]", error)
+        for i, (k, item) in enumerate(zip(kinds, data, strict=True))
+    )
+
+
+def _build_primitive(kind: Any, data: Any, where: str, error: type[AutoregError]) -> Any:  # noqa: ANN401
+    if kind is Any:
+        return data
+    if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
+        return float(data)
+    if kind is int and isinstance(data, int) and not isinstance(data, bool):
+        return data
+    if kind in (str, bool) and isinstance(data, kind):
+        return data
+    names = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+    _fail(where, names.get(kind, str(kind)), data, error)
+
+
+def _build_dataclass(cls: type, data: Any, where: str, error: type[AutoregError]) -> Any:  # noqa: ANN401
+    if not isinstance(data, dict):
+        _fail(where, "an object", data, error)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in data:
+        if key not in fields:
+            raise error(f'{where}: unknown key "{key}"; {did_you_mean(key, fields)}')
+    kinds = typing.get_type_hints(cls)
+    values = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _build(kinds[name], data[name], f"{where}: {name}", error)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise error(f'{where}: the key "{name}" is missing; found: {", ".join(data) or "none"}')
+    try:
+        return cls(**values)
+    except AutoregError as cause:
+        raise error(f"{where}: {cause}") from cause

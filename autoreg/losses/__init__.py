@@ -1,0 +1,1 @@
+"""Similarity and regularity of a registration, as pure torch functions."""

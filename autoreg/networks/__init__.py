@@ -1,0 +1,1 @@
+"""Registration networks, each turning a pair of images into coordinate maps."""

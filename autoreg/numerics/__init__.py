@@ -1,0 +1,1 @@
+"""Pure torch numerics in voxel units: sampling, composition, inversion, Jacobians."""

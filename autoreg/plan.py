@@ -1,0 +1,420 @@
+"""Plan and Fingerprint: the two records that every room may hold.
+
+A `Fingerprint` says what a data set is, a `Plan` says what will be done with it. Both are written
+as JSON, a plan is meant to be edited by people, and both are read strictly (`io.records`).
+Grid axes (d, h, w), spacings in millimetres, world points xyz in LPS millimetres.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from autoreg.errors import PlanError
+
+PLAN_FORMAT = 1
+FINGERPRINT_FORMAT = 1
+
+Triple = tuple[float, float, float]
+Shape = tuple[int, int, int]
+
+BUDGETS = ("cpu", "8gb", "24gb", "80gb")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise PlanError(message)
+
+
+@dataclass(frozen=True)
+class GridPlan:
+    """The grid on which the network works.
+
+    Attributes:
+        shape: Nodes along (d, h, w).
+        spacing_mm: Distance of the nodes. With alignment "boxes" it is the typical one, because
+            there the grid is stretched over each image's own box.
+        antialias: Blur an image before sampling it on a coarser grid (the published code doesn't).
+    """
+
+    shape: Shape
+    spacing_mm: Triple
+    antialias: bool
+
+    def __post_init__(self) -> None:
+        _require(min(self.shape) >= 1, f"grid.shape must be positive, found {self.shape}")
+        _require(min(self.spacing_mm) > 0, f"grid.spacing_mm must be positive: {self.spacing_mm}")
+
+
+@dataclass(frozen=True)
+class AlignmentPlan:
+    """Where the grid lies in each image, which is also the pair's initial alignment.
+
+    Attributes:
+        kind: "world": one place in world coordinates for all images (they are aligned already);
+            "centres": around each image's centre of foreground mass, axes along L, P, S;
+            "boxes": stretched over each image's voxel box, whatever its spacing, position and
+            direction, as in the published uniGradICON.
+        centre_mm: With "world": the world point (x, y, z) of the grid's middle.
+    """
+
+    kind: Literal["world", "centres", "boxes"]
+    centre_mm: Triple | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            (self.centre_mm is not None) == (self.kind == "world"),
+            'alignment.centre_mm goes with kind "world" and only with it',
+        )
+
+
+@dataclass(frozen=True)
+class IntensityPlan:
+    """How the intensities of one modality become [0, 1].
+
+    Attributes:
+        kind: "window": `lower` and `upper` are intensities (CT: Hounsfield units);
+            "quantiles": they are fractions of all voxels of the image, q meaning the
+            max(1, int(q * voxels))-th smallest value (uniGradICON's rule: 0 is the minimum).
+        lower: Becomes 0; everything below is clamped.
+        upper: Becomes 1; everything above is clamped.
+    """
+
+    kind: Literal["window", "quantiles"]
+    lower: float
+    upper: float
+
+    def __post_init__(self) -> None:
+        _require(self.lower < self.upper, f"intensity: lower {self.lower} >= upper {self.upper}")
+        if self.kind == "quantiles":
+            _require(0 <= self.lower and self.upper <= 1, "intensity quantiles lie in [0, 1]")
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """The network.
+
+    Attributes:
+        architecture: A name in `autoreg.networks.factory`.
+        level_factors: Resolution of each U-Net of the cascade, coarse to fine, as a fraction of
+            the grid; powers of 1/2.
+        width: Multiplies the published channel counts.
+    """
+
+    architecture: str
+    level_factors: tuple[float, ...]
+    width: float
+
+    def __post_init__(self) -> None:
+        _require(len(self.level_factors) > 0, "network.level_factors needs at least one level")
+        allowed = {2.0**-k for k in range(8)}
+        _require(
+            all(f in allowed for f in self.level_factors)
+            and list(self.level_factors) == sorted(self.level_factors),
+            "network.level_factors must be powers of 1/2 that never fall, coarse to fine, "
+            f"found {self.level_factors}",
+        )
+        _require(self.width > 0, f"network.width must be positive, found {self.width}")
+
+
+@dataclass(frozen=True)
+class LossPlan:
+    """Similarity + weight * regularity.
+
+    Attributes:
+        similarity: A name in `autoreg.losses.factory`.
+        similarity_parameters: Its parameters, e.g. {"sigma": 5.0} in voxels of the grid.
+        regularity: A name in `autoreg.losses.factory`.
+        regularity_weight: lambda.
+    """
+
+    similarity: str
+    similarity_parameters: dict[str, float]
+    regularity: str
+    regularity_weight: float
+
+    def __post_init__(self) -> None:
+        _require(self.regularity_weight >= 0, "loss.regularity_weight must not be negative")
+
+
+@dataclass(frozen=True)
+class AugmentationPlan:
+    """Random changes of training images, drawn as the paper describes.
+
+    Attributes:
+        from_epoch: First epoch (counted from 0) that is augmented.
+        affine_probability: One gate per image for rotation, translation and scaling together.
+        rotation_deg: Uniform in +-, about each world axis.
+        translation_mm: Uniform in +-, along each world axis.
+        scaling: Uniform in 1 +-, one factor.
+        flip_probability: One draw per pair; both images are flipped.
+        flip_axis: Axis of the grid (0 = d, 1 = h, 2 = w); the paper's "vertical".
+        gamma_probability: Gate per image.
+        gamma: Exponent uniform in 1 +-.
+    """
+
+    from_epoch: int
+    affine_probability: float
+    rotation_deg: float
+    translation_mm: float
+    scaling: float
+    flip_probability: float
+    flip_axis: Literal[0, 1, 2]
+    gamma_probability: float
+    gamma: float
+
+    def __post_init__(self) -> None:
+        for name in ("affine_probability", "flip_probability", "gamma_probability"):
+            _require(0 <= getattr(self, name) <= 1, f"augmentation.{name} must lie in [0, 1]")
+        _require(0 <= self.scaling < 1, "augmentation.scaling must lie in [0, 1)")
+        _require(0 <= self.gamma < 1, "augmentation.gamma must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How the network is trained.
+
+    Attributes:
+        epochs: Number of epochs in all.
+        shallow_epochs: From scratch, so many of them train the cascade without its last level,
+            which is then added (as published); ignored with --pretrained.
+        pairs_per_epoch: Pairs drawn in one epoch.
+        batch_size: Pairs per step.
+        learning_rate: Of Adam.
+        augmentation: Random changes of the images.
+        validation_every: Epochs between validations and checkpoints.
+        seed: Of every random draw.
+    """
+
+    epochs: int
+    shallow_epochs: int
+    pairs_per_epoch: int
+    batch_size: int
+    learning_rate: float
+    augmentation: AugmentationPlan
+    validation_every: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "pairs_per_epoch", "batch_size", "validation_every"):
+            _require(getattr(self, name) >= 1, f"training.{name} must be at least 1")
+        _require(self.shallow_epochs >= 0, "training.shallow_epochs must not be negative")
+        _require(self.learning_rate > 0, "training.learning_rate must be positive")
+
+
+@dataclass(frozen=True)
+class InstanceOptimisationPlan:
+    """How the network's weights are optimised on each pair (IO).
+
+    Attributes:
+        mode: "gradient_projection", "vanilla" (plain sum of the gradients) or "none".
+        projection: On conflict, "random_one": a fair coin picks the gradient to be projected
+            (the paper); "both": each is projected onto the normal plane of the other.
+        steps: Upper bound of the number of steps.
+        optimiser: "amsgrad" (the paper) or "adam" (the published uniGradICON).
+        learning_rate: Of the optimiser.
+        weight_decay: Coupled, added to the gradient after projection.
+        flat_window: Stop early when the mean loss of the last `flat_window` steps is less than
+            `flat_tolerance` (relative) below that of the `flat_window` steps before; 0: never.
+        flat_tolerance: See `flat_window`.
+        seed: Of the coin and of the regulariser's random points.
+    """
+
+    mode: Literal["gradient_projection", "vanilla", "none"]
+    projection: Literal["random_one", "both"]
+    steps: int
+    optimiser: Literal["amsgrad", "adam"]
+    learning_rate: float
+    weight_decay: float
+    flat_window: int
+    flat_tolerance: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 0, "instance_optimisation.steps must not be negative")
+        _require(self.learning_rate > 0, "instance_optimisation.learning_rate must be positive")
+        _require(self.weight_decay >= 0, "instance_optimisation.weight_decay is negative")
+        _require(self.flat_window >= 0, "instance_optimisation.flat_window is negative")
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Estimated peak memory of the process, bytes (on CUDA: of the device).
+
+    Attributes:
+        limit: What the budget allows.
+        training: One training step at the planned batch size.
+        instance_optimisation: One IO step.
+        prediction: A prediction without IO.
+    """
+
+    limit: int
+    training: int
+    instance_optimisation: int
+    prediction: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that preprocessing, training and prediction obey.
+
+    Attributes:
+        format: Version of this record.
+        configuration: Name of the configuration in plans.json.
+        dataset: Name of the data set.
+        budget: "cpu", "8gb", "24gb" or "80gb".
+        fixed_modalities: Modality of each channel of fixed images, e.g. ("MR",).
+        moving_modalities: The same of moving images.
+        labels: Name to value of the structures of label maps; empty if none are known.
+        grid: Target grid.
+        alignment: Initial alignment.
+        intensity: One scheme per modality name.
+        network: The network.
+        loss: Similarity and regularity; the same in training and IO.
+        training: Training.
+        instance_optimisation: IO.
+        memory: Estimates.
+        reasons: For each chosen value (key like "grid.shape"): rule, inputs and source.
+    """
+
+    format: int
+    configuration: str
+    dataset: str
+    budget: Literal["cpu", "8gb", "24gb", "80gb"]
+    fixed_modalities: tuple[str, ...]
+    moving_modalities: tuple[str, ...]
+    labels: dict[str, int]
+    grid: GridPlan
+    alignment: AlignmentPlan
+    intensity: dict[str, IntensityPlan]
+    network: NetworkPlan
+    loss: LossPlan
+    training: TrainingPlan
+    instance_optimisation: InstanceOptimisationPlan
+    memory: MemoryPlan
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.format == PLAN_FORMAT,
+            f"plan format {self.format} is not {PLAN_FORMAT}, the one this version reads; "
+            "plan again with autoreg_plan",
+        )
+        _require(
+            len(self.fixed_modalities) == len(self.moving_modalities) > 0,
+            "fixed_modalities and moving_modalities need the same positive number of channels, "
+            f"found {self.fixed_modalities} and {self.moving_modalities}",
+        )
+        for modality in (*self.fixed_modalities, *self.moving_modalities):
+            _require(modality in self.intensity, f'intensity: no scheme for modality "{modality}"')
+
+
+@dataclass(frozen=True)
+class IntensityStatistics:
+    """Intensities of one channel of one case (all voxels, and those above the background)."""
+
+    minimum: float
+    maximum: float
+    mean: float
+    foreground_mean: float
+    foreground_std: float
+    quantile_005: float
+    quantile_50: float
+    quantile_995: float
+
+
+@dataclass(frozen=True)
+class CaseFingerprint:
+    """What is known of one case.
+
+    Attributes:
+        case: Its name.
+        shape: Voxels (d, h, w).
+        spacing_mm: Along (d, h, w).
+        orientation: Anatomical directions of (d, h, w), e.g. "SPL".
+        box_centre_mm: World point of the middle of the voxel box.
+        foreground_centre_mm: World point of the centre of foreground mass.
+        foreground_extent_mm: Edge lengths of the foreground's box along world (x, y, z).
+        foreground_box: First and last foreground index along (d, h, w).
+        modalities: Of each channel.
+        intensity: Of each channel.
+        has_labels: Likewise has_mask, has_landmarks.
+    """
+
+    case: str
+    shape: Shape
+    spacing_mm: Triple
+    orientation: str
+    box_centre_mm: Triple
+    foreground_centre_mm: Triple
+    foreground_extent_mm: Triple
+    foreground_box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    modalities: tuple[str, ...]
+    intensity: tuple[IntensityStatistics, ...]
+    has_labels: bool
+    has_mask: bool
+    has_landmarks: bool
+
+
+@dataclass(frozen=True)
+class PairFingerprint:
+    """What is known of one sampled pair.
+
+    Attributes:
+        fixed: Case.
+        moving: Case.
+        centre_distance_mm: Distance of the foreground centres in world coordinates.
+        box_overlap: Share of the fixed foreground box covered by the moving one, in the world.
+        world_correlation: Correlation of the intensities where both overlap in the world.
+        centred_correlation: The same after the foreground centres are laid on each other.
+        displacement_mm: 95th percentile of the displacement that remains after the centres are
+            aligned, from `displacement_source`.
+        world_displacement_mm: The same without aligning the centres.
+        displacement_source: "landmarks", "labels" or "demons" (a coarse registration).
+    """
+
+    fixed: str
+    moving: str
+    centre_distance_mm: float
+    box_overlap: float
+    world_correlation: float
+    centred_correlation: float
+    displacement_mm: float
+    world_displacement_mm: float
+    displacement_source: Literal["landmarks", "labels", "demons"]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a data set is.
+
+    Attributes:
+        format: Version of this record.
+        dataset: Name, e.g. "Dataset001_Brains".
+        digest: SHA-256 over names, sizes and times of the files and dataset.json's content.
+        pairing: How pairs arise.
+        training_cases: Number of training cases.
+        training_pairs: Number of ordered training pairs that may be drawn.
+        fixed_modalities: Modality of each channel of fixed images.
+        moving_modalities: The same of moving images.
+        labels: Name to value of the structures.
+        cases: One record per training case.
+        pairs: Sampled pairs.
+    """
+
+    format: int
+    dataset: str
+    digest: str
+    pairing: Literal["inter_subject", "intra_subject", "atlas"]
+    training_cases: int
+    training_pairs: int
+    fixed_modalities: tuple[str, ...]
+    moving_modalities: tuple[str, ...]
+    labels: dict[str, int]
+    cases: tuple[CaseFingerprint, ...]
+    pairs: tuple[PairFingerprint, ...]
+
+    def __post_init__(self) -> None:
+        if self.format != FINGERPRINT_FORMAT:
+            raise PlanError(
+                f"fingerprint format {self.format} is not {FINGERPRINT_FORMAT}; "
+                "run autoreg_fingerprint again"
+            )

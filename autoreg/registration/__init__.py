@@ -1,0 +1,1 @@
+"""The registration of one pair in memory; never touches files."""
