@@ -60,7 +60,7 @@ setup(
     ],
     extras_require={
         "demo": ["nilearn>=0.10"],
-        "dev": ["pytest>=8", "ruff>=0.9", "mypy>=1.14", "build>=1.2"],
+        "dev": ["pytest>=8", "ruff==0.17.*", "mypy>=2,<3", "build>=1.2"],
     },
     entry_points={
         "console_scripts": [f"{command} = {target}" for command, target in COMMANDS.items()]

@@ -16,6 +16,8 @@ FINGERPRINT_FORMAT = 1
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
+DisplacementSource = Literal["landmarks", "labels", "demons"]
+
 BUDGETS = ("cpu", "8gb", "24gb", "80gb")
 
 
@@ -309,7 +311,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class IntensityStatistics:
-    """Intensities of one channel of one case (all voxels, and those above the background)."""
+    """Intensities of one channel of one case.
+
+    Minimum, maximum and mean are those of all voxels; the others, among them the quantiles 0.5 %,
+    50 % and 99.5 %, those of the foreground (`geometry.foreground`).
+    """
 
     minimum: float
     maximum: float
@@ -379,7 +385,7 @@ class PairFingerprint:
     centred_correlation: float
     displacement_mm: float
     world_displacement_mm: float
-    displacement_source: Literal["landmarks", "labels", "demons"]
+    displacement_source: DisplacementSource
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ place in the file, and syntax errors carry file, line and column.
 """
 
 import dataclasses
-import difflib
 import json
 import math
 import types
@@ -15,21 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from autoreg.errors import AutoregError, PlanError
+from autoreg.errors import did_you_mean as did_you_mean  # re-exported
 from autoreg.io.atomic import write_text_atomic
 
 T = TypeVar("T")
-
-
-def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
-    """A remedy for an unknown word: the closest known one, or the list of all.
-
-    Example:
-        >>> did_you_mean("epcohs", ["epochs", "seed"])
-        'did you mean "epochs"?'
-    """
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1)
-    return f'did you mean "{close[0]}"?' if close else "known: " + ", ".join(known)
 
 
 def to_plain(value: object) -> Any:  # noqa: ANN401 - JSON values have no narrower type

@@ -1,0 +1,229 @@
+"""How well-behaved a displacement field is: folds, volume change, consistency with its inverse.
+
+All functions take pull-back displacements in voxels of their own grid, (3, D, H, W), channel c
+along array axis c. In these units the determinant of the Jacobian is that of the physical map,
+whatever spacing and direction the grid has (`voxel_displacement` converts).
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoreg.errors import GeometryError
+from autoreg.evaluation.arrays import Array, as_tensor
+from autoreg.geometry.grid import Geometry
+from autoreg.numerics.jacobian import jacobian_determinant
+
+# Voxels per slab: 10 determinants in float64 then need about 200 MB and stay near the caches.
+_SLAB_VOXELS = 400_000
+
+_Offset = tuple[int, int, int]
+_STAR_1: tuple[_Offset, ...] = ((-1, -1, 0), (-1, 0, -1), (0, -1, -1))
+_STAR_2: tuple[_Offset, ...] = ((1, 1, 0), (0, 1, 1), (1, 0, 1))
+
+
+@dataclass(frozen=True)
+class NonDiffeomorphicVolume:
+    """Folds of a displacement, counted over the voxels at least one voxel off the border.
+
+    Attributes:
+        fraction: Non-diffeomorphic volume per voxel, V / |M| (times 100: NDV in per cent).
+            NaN if no voxel is left in the mask.
+        volume_vox: V in voxels.
+        voxels: |M|.
+        folded_voxels: Voxels whose central-difference determinant is not positive.
+        folded_tetrahedra: Tetrahedra whose volume is not positive, each counting 0.1 voxel.
+    """
+
+    fraction: float
+    volume_vox: float
+    voxels: int
+    folded_voxels: int
+    folded_tetrahedra: float
+
+
+def voxel_displacement(u_mm: Array, geometry: Geometry) -> Tensor:
+    """A displacement in millimetres as one in voxels of its own grid.
+
+    Args:
+        u_mm: (D, H, W, 3) xyz, LPS mm, at the voxel centres of `geometry`.
+        geometry: The grid.
+
+    Returns:
+        (3, D, H, W) float32, channels (d, h, w); with it `index + u_vox` is the world point
+        `p + u_mm` seen in fractional indices of the same grid, so that Jacobian determinants of
+        the index map and of the physical map are one.
+
+    Raises:
+        GeometryError: if the shapes do not fit.
+    """
+    if tuple(u_mm.shape) != (*geometry.shape, 3):
+        raise GeometryError(
+            f"a displacement on a grid of {geometry.shape} must be {(*geometry.shape, 3)}, found "
+            f"{tuple(u_mm.shape)}"
+        )
+    field = as_tensor(u_mm, torch.float32)
+    matrix = torch.from_numpy(geometry.world_to_index[:3, :3].copy()).to(field)
+    return torch.einsum("ax,dhwx->adhw", matrix, field)
+
+
+def ndv(u_vox: Array, mask: Array | None = None) -> NonDiffeomorphicVolume:
+    """Non-diffeomorphic volume: the volume of folded tetrahedra, from ten per voxel.
+
+    With T(p) = p + u(p), eight corner determinants J_s(p) = det[s_a (T(p + s_a e_a) - T(p))]_a
+    and two of central tetrahedra J*, V = sum over p in M of 1/12 sum over the ten of
+    max(0, -J(p)). Computed in float64.
+
+    Args:
+        u_vox: (3, D, H, W) displacement in voxels.
+        mask: (D, H, W), M; default all voxels. The border voxels are left out in any case.
+
+    Returns:
+        The measures; `fraction` is NaN where a grid below 3 voxels per axis or an empty mask
+        leaves no voxel.
+
+    Raises:
+        GeometryError: if the mask's shape is not that of the grid.
+
+    References:
+        Liu et al., On Finite Difference Jacobian Computation in Deformable Image Registration,
+        IJCV 2024.
+    """
+    volume = tetrahedra = 0.0
+    voxels = folded = 0
+    for field, inside in _slabs(u_vox, mask):
+        voxels += int(inside.sum())
+        for name, determinant in tetrahedron_determinants(field):
+            count = int(((determinant <= 0) & inside).sum())
+            if name == "central":
+                folded += count
+                continue
+            volume += float((determinant.clamp(max=0) * inside).sum()) / -12
+            tetrahedra += count / 10
+    fraction = volume / voxels if voxels else float("nan")
+    return NonDiffeomorphicVolume(fraction, volume, voxels, folded, tetrahedra)
+
+
+def tetrahedron_determinants(u_vox: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The determinants behind `ndv`, one after the other.
+
+    Args:
+        u_vox: (3, D, H, W) float64.
+
+    Yields:
+        Names and (D - 2, H - 2, W - 2) maps: "central", the eight corners "+++" ... "---" (signs
+        along d, h, w), "star_1" and "star_2".
+    """
+    yield "central", jacobian_determinant(u_vox[None])[0, 1:-1, 1:-1, 1:-1]
+    unit = [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    forward = [_edge(u_vox, (o[0], o[1], o[2])) for o in unit]
+    backward = [-_edge(u_vox, (-o[0], -o[1], -o[2])) for o in unit]
+    for sign_d, sign_h in itertools.product("+-", repeat=2):
+        first = forward[0] if sign_d == "+" else backward[0]
+        second = forward[1] if sign_h == "+" else backward[1]
+        normal = _cross(first, second)  # shared by two corners
+        yield f"{sign_d}{sign_h}+", _dot(normal, forward[2])
+        yield f"{sign_d}{sign_h}-", _dot(normal, backward[2])
+    for name, offsets in (("star_1", _STAR_1), ("star_2", _STAR_2)):
+        rows = [_edge(u_vox, offset) for offset in offsets]
+        yield name, _dot(_cross(rows[0], rows[1]), rows[2])
+
+
+def central_determinant(u_vox: Array, crop: int = 1) -> Tensor:
+    """Jacobian determinant by central differences, in float64.
+
+    Args:
+        u_vox: (3, D, H, W) displacement in voxels.
+        crop: Voxels left out at every face, at least 1, so that no one-sided difference enters.
+
+    Returns:
+        (D - 2 crop, H - 2 crop, W - 2 crop); empty if the grid is smaller than that.
+    """
+    rows = [
+        jacobian_determinant(field[None])[0, 1:-1, 1:-1, 1:-1] for field, _ in _slabs(u_vox, None)
+    ]
+    if not rows:
+        return torch.zeros(0, 0, 0, dtype=torch.float64)
+    inner = slice(crop - 1, 1 - crop or None)
+    return torch.cat(rows)[inner, inner, inner]
+
+
+def sdlogj(u_vox: Array, mask: Array | None = None, *, plus3: bool = True) -> float:
+    """Standard deviation of the logarithm of the Jacobian determinant.
+
+    SDlogJ = std(log(clip(J + 3, 1e-9, 1e9))), population standard deviation over the voxels at
+    least two voxels off the border, in the mask if there is one.
+
+    Args:
+        u_vox: (3, D, H, W) displacement in voxels.
+        mask: (D, H, W); default all voxels.
+        plus3: Add 3 to the determinant, as Learn2Reg does in all its tables (values are then
+            about a quarter). Without, folds count as J = 1e-9 and dominate the value.
+
+    Returns:
+        The value; NaN if no voxel is left.
+
+    Raises:
+        GeometryError: if the mask's shape is not that of the grid.
+    """
+    _require_mask_fits(u_vox, mask)
+    determinant = central_determinant(u_vox, crop=2)
+    if mask is not None:
+        inner = as_tensor(mask, torch.bool)[2:-2, 2:-2, 2:-2]
+        determinant = determinant[inner.to(determinant.device)]
+    if determinant.numel() == 0:
+        return float("nan")
+    shifted = determinant + 3 if plus3 else determinant
+    return float(shifted.clamp(1e-9, 1e9).log().std(correction=0))
+
+
+def _slabs(u_vox: Array, mask: Array | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Float64 slabs of the field with one voxel around, and the mask of their inner voxels."""
+    _require_mask_fits(u_vox, mask)
+    shape = tuple(u_vox.shape[1:])
+    if min(shape) < 3:
+        return
+    step = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))
+    for start in range(1, shape[0] - 1, step):
+        stop = min(start + step, shape[0] - 1)
+        field = as_tensor(u_vox[:, start - 1 : stop + 1], torch.float64)
+        inner = (slice(start, stop), slice(1, -1), slice(1, -1))
+        if mask is None:
+            inside = torch.ones(field.shape[1:], dtype=torch.bool)[1:-1, 1:-1, 1:-1]
+        else:
+            inside = as_tensor(mask[inner], torch.bool)
+        yield field, inside.to(field.device)
+
+
+def _require_mask_fits(u_vox: Array, mask: Array | None) -> None:
+    if mask is not None and tuple(mask.shape) != tuple(u_vox.shape[1:]):
+        raise GeometryError(
+            f"the mask's shape {tuple(mask.shape)} differs from the displacement's grid "
+            f"{tuple(u_vox.shape[1:])}"
+        )
+
+
+def _edge(u_vox: Tensor, offset: _Offset) -> Tensor:
+    """T(p + offset) - T(p) at the inner voxels, (3, D - 2, H - 2, W - 2)."""
+    size = u_vox.shape[1:]
+    shifted = tuple(slice(1 + o, n - 1 + o) for o, n in zip(offset, size, strict=True))
+    edge = u_vox[:, *shifted] - u_vox[:, 1:-1, 1:-1, 1:-1]
+    for axis in np.flatnonzero(offset):
+        edge[axis] += offset[axis]
+    return edge
+
+
+def _cross(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        a[1] * b[2] - a[2] * b[1],
+        a[2] * b[0] - a[0] * b[2],
+        a[0] * b[1] - a[1] * b[0],
+    )
+
+
+def _dot(a: tuple[Tensor, Tensor, Tensor], b: Tensor) -> Tensor:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]

@@ -1,0 +1,52 @@
+"""Files of a pair, checked for existence and for lying on the fixed image's grid."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from autoreg.errors import DataError
+from autoreg.geometry.grid import Geometry
+from autoreg.geometry.volume import Kind, Volume
+from autoreg.io.images import read_image
+
+
+def existing(name: str | Path) -> Path:
+    """The path of a file.
+
+    Raises:
+        DataError: if it is not there (any more).
+    """
+    path = Path(name)
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file; the evaluation needs it where the prediction found or left it"
+        )
+    return path
+
+
+def read_image_of(names: Sequence[str | Path], kind: Kind) -> Volume:
+    """Read an image, one file per channel."""
+    return read_image([existing(name) for name in names], kind)
+
+
+def read_on_grid(names: Sequence[str | Path], kind: Kind, grid: Geometry) -> Volume:
+    """Read an image, one file per channel, that must lie on the grid of the fixed image.
+
+    Raises:
+        DataError: if it is missing, cannot be read or lies elsewhere.
+    """
+    volume = read_image_of(names, kind)
+    require_grid(Path(names[0]), volume.geometry, grid)
+    return volume
+
+
+def require_grid(path: Path, found: Geometry, expected: Geometry) -> None:
+    """Refuse a file on another grid than that of the fixed image.
+
+    Raises:
+        DataError: saying in what they differ.
+    """
+    difference = expected.difference(found)
+    if difference is not None:
+        raise DataError(
+            f"{path}: does not lie on the grid of the fixed image: {difference} (fixed image first)"
+        )

@@ -1,0 +1,173 @@
+"""The evaluation as files and as a table for the terminal."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from autoreg.evaluation.scores import CaseScores, MetricSummary, Statistic, Summary
+from autoreg.evaluation.summary import METRICS, Metric
+from autoreg.io.atomic import write_text_atomic
+from autoreg.io.records import save_record
+
+SUMMARY_FILE = "summary.json"
+CASES_FILE = "evaluation.csv"
+LABELS_FILE = "labels.csv"
+_ARROWS = {"higher": "↑", "lower": "↓", "neither": " "}
+_MOST_CASES = 20  # more rows than that scroll the summary off the screen
+
+Cell = str | int | float | None
+
+
+def write_reports(summary: Summary, folder: Path) -> None:
+    """Write summary.json, evaluation.csv and labels.csv.
+
+    Args:
+        summary: What to write.
+        folder: Where; it is made if missing. labels.csv appears where there are labels.
+    """
+    save_record(summary, folder / SUMMARY_FILE)
+    write_text_atomic(folder / CASES_FILE, cases_csv(summary.cases))
+    if summary.labels:
+        write_text_atomic(folder / LABELS_FILE, labels_csv(summary.cases))
+    else:
+        (folder / LABELS_FILE).unlink(missing_ok=True)  # of an earlier evaluation
+
+
+def cases_csv(cases: Sequence[CaseScores]) -> str:
+    """One row per pair; an empty cell does not apply, "nan" and "inf" are values."""
+    header = ["case"]
+    for name, metric in METRICS.items():
+        header += [f"initial_{name}", name] if metric.initial else [name]
+    header += ["hd95_infinite", "labels_not_scored", "landmarks", "foreground", "notes"]
+    rows: list[list[Cell]] = []
+    for case in cases:
+        row: list[Cell] = [case.case]
+        for metric in METRICS.values():
+            row += [metric.initial(case)] if metric.initial else []
+            row.append(metric.registered(case))
+        unscored = sum(math.isnan(score.dice) for score in case.labels)
+        row += [case.registered.hd95_infinite, unscored, case.landmarks, case.foreground]
+        rows.append([*row, "; ".join(case.notes)])
+    return _csv(header, rows)
+
+
+def labels_csv(cases: Sequence[CaseScores]) -> str:
+    """One row per pair and label."""
+    header = ["case", "label", "name", "state"]
+    header += ["initial_dice", "dice", "initial_hd95_mm", "hd95_mm"]
+    rows: Iterable[list[Cell]] = (
+        [case.case, s.label, s.name, s.state, s.initial_dice, s.dice, s.initial_hd95_mm, s.hd95_mm]
+        for case in cases
+        for s in case.labels
+    )
+    return _csv(header, rows)
+
+
+def terminal_table(summary: Summary) -> str:
+    """The summary for people: each metric before and after, then pairs and what went wrong."""
+    parts = [_metric_table(summary)] if summary.cases else []
+    if 1 < len(summary.cases) <= _MOST_CASES:
+        parts.append(_case_table(summary.cases))
+    notes = [f"  {case.case}: {note}" for case in summary.cases for note in case.notes]
+    if notes:
+        more = len(notes) - _MOST_CASES
+        tail = [f"  ... and {more} more in {CASES_FILE}"] if more > 0 else []
+        parts.append("\n".join(["notes", *notes[:_MOST_CASES], *tail]))
+    if summary.failures:
+        failed = [f"  {failure.case}: {failure.reason}" for failure in summary.failures]
+        parts.append("\n".join([f"{_count(len(failed), 'pair')} NOT evaluated", *failed]))
+    return "\n\n".join(parts)
+
+
+def _metric_table(summary: Summary) -> str:
+    rows = [("", "before", "after", "pairs", "")]
+    for name, result in summary.metrics.items():
+        metric = METRICS[name]
+        unit = "%" if metric.percent else metric.unit
+        title = f"{metric.title}{f' [{unit}]' if unit else ''} {_ARROWS[result.better]}"
+        before = _spread(result.initial, metric) if result.initial else ""
+        after = _spread(result.registered, metric)
+        rows.append((title, before, after, str(result.registered.finite), _caveat(result)))
+    lost = sum(label.lost for label in summary.labels)
+    legend = "mean ± standard deviation over pairs; ↑ higher is better, ↓ lower is better"
+    lines = [f"{_count(len(summary.cases), 'pair')} evaluated; {legend}", *_aligned(rows)]
+    if lost:
+        lines.append(
+            f"{_count(lost, 'label')} lost by the warp (Dice 0; HD95 infinite, not in its mean)"
+        )
+    return "\n".join(lines)
+
+
+def _case_table(cases: Sequence[CaseScores]) -> str:
+    shown = {
+        name: metric
+        for name, metric in METRICS.items()
+        if name in ("dice", "hd95_mm", "tre_mean_mm", "lncc", "ndv_fraction")
+        and any(metric.registered(case) is not None for case in cases)
+    }
+    titles = [
+        f"{m.title}{' [%]' if m.percent else f' [{m.unit}]' if m.unit else ''} {_ARROWS[m.better]}"
+        for m in shown.values()
+    ]
+    rows = [("pair", *titles)]
+    for case in cases:
+        cells = []
+        for metric in shown.values():
+            after = _number(metric.registered(case), metric)
+            before = _number(metric.initial(case), metric) + " → " if metric.initial else ""
+            cells.append(before + after)
+        rows.append((case.case, *cells))
+    return "\n".join(_aligned(rows))
+
+
+def _spread(result: Statistic, metric: Metric) -> str:
+    if result.finite == 0:
+        return "no finite value"
+    if result.finite == 1:
+        return _number(result.mean, metric)
+    return f"{_number(result.mean, metric)} ± {_number(result.std, metric)}"
+
+
+def _caveat(result: MetricSummary) -> str:
+    texts = []
+    for when, stat in (("before", result.initial), ("after", result.registered)):
+        for count, what in ((stat.nan, "NaN"), (stat.infinite, "inf")) if stat else ():
+            if count:
+                texts.append(f"{count} {what} {when}")
+    return f"left out: {', '.join(texts)}" if texts else ""
+
+
+def _number(value: float | None, metric: Metric) -> str:
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return str(value)
+    value = 100 * value if metric.percent else value
+    if value != 0 and abs(value) < 1e-3:
+        return f"{value:.1e}"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows as lines: the first column flush left, the others right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,300 @@
+"""Transforms: from points of the fixed image to points of the moving image, and what follows.
+
+World points are xyz, LPS, millimetres. Pull-back everywhere: the warped image at p is the moving
+image at transform(p).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from autoreg.errors import GeometryError
+from autoreg.geometry.grid import FloatArray, Geometry
+from autoreg.geometry.volume import Volume
+from autoreg.numerics.coordinates import slabs, transformed_index_grid
+from autoreg.numerics.invert import Inverter
+from autoreg.numerics.warp import Mode, sample_at_index
+
+
+class Transform(Protocol):
+    """A map of world points."""
+
+    def map_points(self, points_mm: ArrayLike) -> FloatArray:
+        """Where points go: (N, 3) xyz LPS mm -> (N, 3)."""
+        ...
+
+    def inverse(self) -> "Transform":
+        """The map back."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """An affine map.
+
+    Attributes:
+        matrix: 4x4 float64, on homogeneous world points (x, y, z, 1).
+
+    Raises:
+        GeometryError: if the matrix is not an invertible affine map.
+    """
+
+    matrix: FloatArray
+
+    def __post_init__(self) -> None:
+        matrix = np.array(self.matrix, dtype=np.float64)
+        if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+            raise GeometryError(f"an affine map needs a finite 4x4 matrix, found {matrix}")
+        if not np.array_equal(matrix[3], [0, 0, 0, 1]):
+            raise GeometryError(f"an affine map's last row is 0 0 0 1, found {matrix[3]}")
+        if abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+            raise GeometryError(f"this affine map is singular: {matrix.tolist()}")
+        matrix.setflags(write=False)
+        object.__setattr__(self, "matrix", matrix)
+
+    def map_points(self, points_mm: ArrayLike) -> FloatArray:
+        """Where points go: (N, 3) xyz LPS mm -> (N, 3)."""
+        points = np.asarray(points_mm, dtype=np.float64)
+        return points @ self.matrix[:3, :3].T + self.matrix[:3, 3]
+
+    def inverse(self) -> "Affine":
+        """The inverse map."""
+        inverse = np.asarray(np.linalg.inv(self.matrix), dtype=np.float64)
+        inverse[3] = (0, 0, 0, 1)
+        return Affine(inverse)
+
+
+@dataclass(frozen=True, eq=False)
+class DisplacementField:
+    """A displacement of the points of a grid: index i -> i + u(i).
+
+    Between the nodes u is trilinear; outside the grid the edge values are held.
+
+    Attributes:
+        u_vox: (3, D, H, W) float32, voxels of `geometry`, channels (d, h, w).
+        geometry: The grid.
+
+    Raises:
+        GeometryError: if the shapes do not fit or a value is not finite.
+    """
+
+    u_vox: NDArray[np.float32]
+    geometry: Geometry
+
+    def __post_init__(self) -> None:
+        u_vox = np.ascontiguousarray(self.u_vox, dtype=np.float32)
+        if u_vox.shape != (3, *self.geometry.shape):
+            raise GeometryError(
+                f"a displacement on a grid of {self.geometry.shape} has the shape "
+                f"{(3, *self.geometry.shape)}, found {u_vox.shape}"
+            )
+        if not np.isfinite(u_vox).all():
+            raise GeometryError("a displacement field has values that are NaN or infinite")
+        object.__setattr__(self, "u_vox", u_vox)
+
+    def map_points(self, points_mm: ArrayLike) -> FloatArray:
+        """Where points go: (N, 3) xyz LPS mm -> (N, 3)."""
+        index = self.geometry.to_index(points_mm)
+        field = torch.from_numpy(self.u_vox)[None]
+        moved = _to_rows(sample_at_index(field, _to_batch(index).float(), "border"))
+        return self.geometry.to_world(index + moved)
+
+    def inverse(self) -> "InverseDisplacementField":
+        """The map back, solved numerically point by point."""
+        return InverseDisplacementField(self)
+
+
+@dataclass(frozen=True, eq=False)
+class InverseDisplacementField:
+    """The numerical inverse of a displacement field.
+
+    Attributes:
+        field: The displacement field.
+    """
+
+    field: DisplacementField
+
+    @cached_property
+    def _inverter(self) -> Inverter:
+        return Inverter(torch.from_numpy(self.field.u_vox)[None])
+
+    def solve(self, points_mm: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Where points come from, and for which of them this is known.
+
+        Args:
+            points_mm: (N, 3) xyz LPS mm.
+
+        Returns:
+            (N, 3) points, to 1e-3 voxel of the field's grid where (N,) is True; False where the
+            field folds and has no inverse, or where none was found.
+        """
+        geometry = self.field.geometry
+        found = self._inverter(_to_batch(geometry.to_index(points_mm)))
+        converged: NDArray[np.bool_] = found.converged.reshape(-1).numpy()
+        return geometry.to_world(_to_rows(found.points_vox)), converged
+
+    def map_points(self, points_mm: ArrayLike) -> FloatArray:
+        """Where points come from: (N, 3) xyz LPS mm -> (N, 3).
+
+        Raises:
+            GeometryError: if the field has no inverse at one of the points; `solve` tells which.
+        """
+        mapped, converged = self.solve(points_mm)
+        if not converged.all():
+            first = np.asarray(points_mm)[np.argmin(converged)]
+            raise GeometryError(
+                f"the displacement field has no inverse at {(~converged).sum()} of "
+                f"{converged.size} points, the first being {np.round(first, 2).tolist()} mm: it "
+                "folds there; register again with a larger regularity weight"
+            )
+        return mapped
+
+    def inverse(self) -> DisplacementField:
+        """The displacement field itself."""
+        return self.field
+
+
+@dataclass(frozen=True, eq=False)
+class Composite:
+    """Several transforms, one after the other; none at all is the identity.
+
+    Attributes:
+        transforms: The first one is applied first.
+    """
+
+    transforms: tuple[Transform, ...]
+
+    def map_points(self, points_mm: ArrayLike) -> FloatArray:
+        """Where points go: (N, 3) xyz LPS mm -> (N, 3)."""
+        points = np.asarray(points_mm, dtype=np.float64)
+        for transform in self.transforms:
+            points = transform.map_points(points)
+        return points
+
+    def inverse(self) -> "Composite":
+        """The inverses in reverse order."""
+        return Composite(tuple(t.inverse() for t in reversed(self.transforms)))
+
+
+def sample_displacement_mm(transform: Transform, geometry: Geometry) -> NDArray[np.float32]:
+    """The displacement transform(p) - p at the voxel centres of a grid, computed in slabs.
+
+    Args:
+        transform: Any transform.
+        geometry: The grid; need not be the one that the transform lives on.
+
+    Returns:
+        (D, H, W, 3) float32, xyz LPS mm.
+    """
+    result = np.empty((*geometry.shape, 3), dtype=np.float32)
+    for layers, points in _slab_points(geometry):
+        moved = transform.map_points(points) - points
+        result[layers] = moved.reshape(-1, *geometry.shape[1:], 3)
+    return result
+
+
+def invert_on_grid(
+    transform: Transform, geometry: Geometry
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The inverse of a transform at the voxel centres of a grid, computed in slabs.
+
+    Args:
+        transform: For example from the fixed to the moving image.
+        geometry: For example the moving image's native grid.
+
+    Returns:
+        The displacement inverse(p) - p, (D, H, W, 3) float32 xyz LPS mm; and what is left of
+        transform(inverse(p)) - p, (D, H, W) float32 mm, which is infinite wherever the inverse
+        does not exist, because the transform folds, or was not found.
+    """
+    inverse = transform.inverse()
+    u_mm = np.empty((*geometry.shape, 3), dtype=np.float32)
+    residual_mm = np.empty(geometry.shape, dtype=np.float32)
+    for layers, points in _slab_points(geometry):
+        origins, known = _map_where_known(inverse, points)
+        residual = np.linalg.norm(transform.map_points(origins) - points, axis=1)
+        residual[~known] = np.inf
+        u_mm[layers] = (origins - points).reshape(-1, *geometry.shape[1:], 3)
+        residual_mm[layers] = residual.reshape(-1, *geometry.shape[1:])
+    return u_mm, residual_mm
+
+
+def resample_volume(
+    moving: Volume, transform: Transform | None, reference: Geometry, *, outside: float = 0.0
+) -> Volume:
+    """Pull a volume back onto a grid: out(p) = moving(transform(p)), computed in slabs.
+
+    Intensities are interpolated linearly; label maps and masks take the nearest voxel. A point is
+    inside the moving image up to half a voxel beyond its outermost voxel centres, where the edge
+    value is held, which is ITK's rule (`ImageFunction::IsInsideBuffer`): SimpleITK's resampling
+    with the same transform gives the same image.
+
+    Args:
+        moving: The image.
+        transform: From points of `reference` to points of `moving`; None is the identity.
+        reference: The grid of the result.
+        outside: The value beyond the moving image.
+
+    Returns:
+        The volume on `reference`, of the same kind and number type.
+    """
+    mode: Mode = "linear" if moving.kind == "intensity" else "nearest"
+    source = torch.from_numpy(_known_to_torch(moving))[None]
+    shape = np.array(moving.geometry.shape)
+    result = np.empty((moving.array.shape[0], *reference.shape), dtype=moving.array.dtype)
+    for layers, points in _slab_points(reference):
+        mapped = points if transform is None else transform.map_points(points)
+        index = moving.geometry.to_index(mapped)
+        inside = ((index >= -0.5) & (index < shape - 0.5)).all(axis=1)
+        where = _to_batch(index).float() if mode == "linear" else _to_batch(index)
+        values = sample_at_index(source, where, "border", mode)[0]
+        piece = values.flatten(1).numpy()
+        piece = np.where(inside, piece, piece.dtype.type(outside))
+        result[:, layers] = piece.reshape(piece.shape[0], -1, *reference.shape[1:])
+    return Volume(result, reference, moving.kind)
+
+
+def _known_to_torch(volume: Volume) -> NDArray[Any]:
+    """The volume's array in a type that torch can sample."""
+    if volume.kind == "intensity":
+        return np.ascontiguousarray(volume.array, dtype=np.float32)
+    small = np.can_cast(volume.array.dtype, np.int32)
+    return np.ascontiguousarray(volume.array, dtype=np.int32 if small else np.int64)
+
+
+def _slab_points(geometry: Geometry) -> Iterator[tuple[slice, FloatArray]]:
+    """Layers of the grid and the world points (N, 3) of their voxel centres."""
+    matrix, shape = torch.from_numpy(geometry.index_to_world.copy()), geometry.shape
+    for layers in slabs(shape, 2**20):
+        points = transformed_index_grid(matrix, shape, layers, dtype=torch.float64)
+        yield layers, _to_rows(points)
+
+
+def _map_where_known(
+    transform: Transform, points_mm: FloatArray
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Map points through inverses that may not exist everywhere."""
+    if isinstance(transform, InverseDisplacementField):
+        return transform.solve(points_mm)
+    known = np.ones(len(points_mm), dtype=np.bool_)
+    if isinstance(transform, Composite):
+        for part in transform.transforms:
+            points_mm, still = _map_where_known(part, points_mm)
+            known &= still
+        return points_mm, known
+    return transform.map_points(points_mm), known
+
+
+def _to_batch(rows: FloatArray) -> torch.Tensor:
+    """(N, 3) rows as the (1, 3, 1, 1, N) that sampling wants."""
+    return torch.from_numpy(np.ascontiguousarray(rows.T))[None, :, None, None, :]
+
+
+def _to_rows(batch: torch.Tensor) -> FloatArray:
+    """(1, 3, ...) as (N, 3) float64."""
+    return batch[0].reshape(3, -1).double().numpy().T

@@ -1,0 +1,88 @@
+"""Landmarks in csv files."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from autoreg.errors import DataError
+from autoreg.geometry.grid import FloatArray, Geometry
+from autoreg.io.atomic import write_text_atomic
+
+HEADER = ("x", "y", "z")
+
+
+def read_landmarks(path: Path) -> FloatArray:
+    """Read points from a csv file with the header `x,y,z`.
+
+    Args:
+        path: One point per line, xyz LPS mm.
+
+    Returns:
+        (N, 3) float64.
+
+    Raises:
+        DataError: if the file is missing, has another header, no points, or a line that is not
+            three finite numbers.
+    """
+    rows = _rows(path)
+    header = tuple(cell.strip().lower() for cell in rows[0][1]) if rows else ()
+    if header != HEADER:
+        raise DataError(
+            f"{path}: the first line is {','.join(header) or 'missing'!r}, "
+            "expected 'x,y,z' (points in LPS mm)"
+        )
+    return _points(rows[1:], path)
+
+
+def read_voxel_landmarks(path: Path, geometry: Geometry) -> FloatArray:
+    """Read the voxel indices of a headerless csv file, Learn2Reg's form.
+
+    Args:
+        path: One point per line: the index along the file's first, second and third axis, as
+            nibabel and ITK count them (the reverse of the array's order); may be fractional.
+        geometry: Of the image that the indices belong to.
+
+    Returns:
+        (N, 3) float64 world points, xyz LPS mm.
+
+    Raises:
+        DataError: as `read_landmarks`.
+    """
+    return geometry.to_world(_points(_rows(path), path)[:, ::-1])
+
+
+def write_landmarks(path: Path, points_mm: ArrayLike) -> None:
+    """Write points (N, 3), xyz LPS mm, with the header `x,y,z`; to a nanometre."""
+    lines = [",".join(f"{value:.6f}" for value in row) for row in np.asarray(points_mm)]
+    write_text_atomic(path, "\n".join([",".join(HEADER), *lines]) + "\n")
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Line numbers and cells of all lines that are not empty."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    rows = enumerate(csv.reader(text.splitlines()), start=1)
+    return [(number, cells) for number, cells in rows if any(cell.strip() for cell in cells)]
+
+
+def _points(rows: list[tuple[int, list[str]]], path: Path) -> FloatArray:
+    if not rows:
+        raise DataError(f"{path}: holds no landmarks")
+    points = np.empty((len(rows), 3))
+    for target, (number, cells) in zip(points, rows, strict=True):
+        try:
+            values = [float(cell) for cell in cells]
+        except ValueError:
+            values = []
+        if len(values) != 3 or not np.isfinite(values).all():
+            raise DataError(
+                f"{path}, line {number}: found {','.join(cells)!r}, expected three numbers"
+            )
+        target[:] = values
+    return points

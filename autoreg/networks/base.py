@@ -1,0 +1,62 @@
+"""What every registration network is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from autoreg.numerics.maps import FieldChain
+
+
+@dataclass(frozen=True, eq=False)
+class MapPair:
+    """The maps between two images, in unit coordinates.
+
+    Attributes:
+        fixed_to_moving: Takes points of the fixed grid to the moving one; the moving image
+            sampled there is the warped image.
+        moving_to_fixed: The other way round, for the swapped pair.
+    """
+
+    fixed_to_moving: FieldChain
+    moving_to_fixed: FieldChain
+
+
+class RegistrationNetwork(nn.Module, ABC):
+    """Two batches of images in, the maps of both directions out."""
+
+    @abstractmethod
+    def forward(self, moving: Tensor, fixed: Tensor) -> MapPair:
+        """The maps of both directions.
+
+        Args:
+            moving: (B, C, D, H, W).
+            fixed: (B, C, D, H, W).
+
+        Returns:
+            The maps.
+        """
+
+    @abstractmethod
+    def one_direction(self, moving: Tensor, fixed: Tensor) -> FieldChain:
+        """The map from the fixed to the moving grid alone, where nobody needs the other one.
+
+        Args:
+            moving: (B, C, D, H, W).
+            fixed: (B, C, D, H, W).
+
+        Returns:
+            The map; in eval mode that of `forward` up to rounding.
+        """
+
+    @abstractmethod
+    def load_without_last_level(self, state: Mapping[str, Tensor]) -> None:
+        """Load the weights of the same network without its last level; that one stays as it is.
+
+        Args:
+            state: The state of a network built with `level_factors[:-1]`.
+
+        Raises:
+            CheckpointError: if the weights do not belong to such a network.
+        """

@@ -1,0 +1,63 @@
+"""FieldChain: a map that is a chain of displacement fields of any resolution."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from autoreg.numerics.coordinates import Size, unit_grid
+from autoreg.numerics.warp import sample_at_unit
+
+
+@dataclass(frozen=True, eq=False)
+class FieldChain:
+    """The map x -> S(f_0, x) -> S(f_1, .) -> ..., with S(u, x) = x + u(x), in unit coordinates.
+
+    Fields are sampled trilinearly where they are asked for, with their edge values held outside
+    [0, 1]. Nothing is resampled, so that a coarse field stays exactly what its network gave.
+
+    Attributes:
+        fields: Displacements (B, 3, d, h, w) in unit coordinates, channels (d, h, w); the first
+            one is applied first (in a cascade: the finest).
+    """
+
+    fields: tuple[Tensor, ...]
+
+    def __call__(self, points_unit: Tensor) -> Tensor:
+        """Map points.
+
+        Args:
+            points_unit: (B, 3, D, H, W), or a batch of 1 for all.
+
+        Returns:
+            (B, 3, D, H, W).
+        """
+        for field in self.fields:
+            points_unit = points_unit + sample_at_unit(field, points_unit, "border")
+        return points_unit
+
+    def dense(self, shape: Size) -> Tensor:
+        """The map at the nodes of a grid.
+
+        At the nodes of the first field's own grid its values are added without interpolation.
+
+        Args:
+            shape: Nodes along (d, h, w).
+
+        Returns:
+            (B, 3, D, H, W) unit coordinates; B is 1 for an empty chain.
+        """
+        if not self.fields:
+            return unit_grid(shape)
+        first = self.fields[0]
+        nodes = unit_grid(shape, device=first.device, dtype=first.dtype)
+        if tuple(first.shape[2:]) != tuple(shape):
+            return self(nodes)
+        return FieldChain(self.fields[1:])(nodes + first)
+
+    def prepended(self, field: Tensor) -> "FieldChain":
+        """The chain that applies `field` (B, 3, d, h, w) before all others."""
+        return FieldChain((field, *self.fields))
+
+    def select(self, batch: slice) -> "FieldChain":
+        """The chain of some samples of the batch."""
+        return FieldChain(tuple(field[batch] for field in self.fields))

@@ -1,0 +1,233 @@
+"""How much memory a plan needs, found by running its network without computing anything.
+
+The real network and the real objective run on fake tensors (shapes without data), forward and
+backward, while every storage that comes and goes is counted: the highest sum is the peak. Added to
+it are what a convolution needs while it runs, the optimiser's state, and what the process holds
+before any tensor.
+"""
+
+import math
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from autoreg.networks.base import RegistrationNetwork
+from autoreg.networks.factory import build_network
+from autoreg.plan import MemoryPlan, Plan
+from autoreg.registration.objective import Objective, PairObjective
+
+MIB = 2**20
+
+# Measured (benchmarks/memory_estimate.py): resident size of a command after its imports.
+CPU_PROCESS_BYTES = 330 * MIB
+# torch.optim imports torch's compiler when the first optimiser is made.
+CPU_OPTIMISER_BYTES = 90 * MIB
+# oneDNN's generated code, autograd's buffers and the allocator's rounding, measured at 16^3.
+CPU_RUNTIME_BYTES = 40 * MIB
+# cuDNN and cuBLAS workspaces; the budget's limit has left out CUDA's own context already.
+CUDA_RUNTIME_BYTES = 300 * MIB
+# oneDNN lays channels out in blocks of 16 and copies what it is given into that layout.
+_CHANNEL_BLOCK = 16
+_FLOAT_BYTES = 4
+
+_CONVOLUTION = torch.ops.aten.convolution.default
+_CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward.default
+
+
+@dataclass(frozen=True)
+class _Parameters:
+    """Bytes of all parameters, and number of values of the largest one."""
+
+    total: int
+    largest: int
+
+
+def estimate_memory(plan: Plan, *, limit: int, cuda: bool) -> MemoryPlan:
+    """Estimate the peak memory of training, instance optimisation and prediction.
+
+    Args:
+        plan: Grid, network, loss, batch size and optimiser decide.
+        limit: What the budget allows, bytes; copied into the result.
+        cuda: Estimate the device's memory instead of the process's.
+
+    Returns:
+        Peaks in bytes. On the CPU those of the whole process, beside which images on their native
+        grids take room while they are read and written.
+    """
+    return MemoryPlan(
+        limit=limit,
+        training=training_bytes(plan, cuda=cuda),
+        instance_optimisation=instance_optimisation_bytes(plan, cuda=cuda),
+        prediction=prediction_bytes(plan, cuda=cuda),
+    )
+
+
+def training_bytes(plan: Plan, *, cuda: bool) -> int:
+    """Peak of one training step at the planned batch size: Adam, both directions in turn."""
+    with _fake_run() as counter:
+        network, bound = _network_and_objective(plan, plan.training.batch_size)
+        network.train()
+        weights = _parameters(network)
+        counter.restart_peak()
+        loss = bound(network(bound.moving, bound.fixed), torch.Generator())
+        gradients = torch.autograd.grad(loss.total, list(network.parameters()))
+        del loss, gradients
+    # While the maps are computed, Adam's two moments and the last step's gradients are there.
+    running = counter.peak + 3 * weights.total
+    updating = _update_peak(weights, moments=2, copies=0)
+    return max(running, updating) + _runtime_bytes(cuda) + _optimiser_bytes(cuda)
+
+
+def instance_optimisation_bytes(plan: Plan, *, cuda: bool) -> int:
+    """Peak of one IO step, whatever the mode: two backward passes through one graph."""
+    with _fake_run() as counter:
+        network, bound = _network_and_objective(plan, 1)
+        network.eval()
+        weights = _parameters(network)
+        parameters = list(network.parameters())
+        counter.restart_peak()
+        loss = bound(network(bound.moving, bound.fixed), torch.Generator())
+        first = torch.autograd.grad(loss.similarity, parameters, retain_graph=True)
+        second = torch.autograd.grad(loss.weighted_regularity, parameters)
+        del loss, first, second
+    moments = 3 if plan.instance_optimisation.optimiser == "amsgrad" else 2
+    # Beside the moments there is the copy from which the weights are restored.
+    running = counter.peak + (moments + 1) * weights.total
+    updating = _update_peak(weights, moments, copies=1)
+    return max(running, updating) + _runtime_bytes(cuda) + _optimiser_bytes(cuda)
+
+
+def prediction_bytes(plan: Plan, *, cuda: bool) -> int:
+    """Peak of the network alone, without IO."""
+    with _fake_run() as counter, torch.no_grad():
+        network, bound = _network_and_objective(plan, 1)
+        network.eval()
+        counter.restart_peak()
+        maps = network(bound.moving, bound.fixed)
+        dense = maps.fixed_to_moving.dense(plan.grid.shape)
+        del maps, dense
+    return counter.peak + _runtime_bytes(cuda)
+
+
+def convolution_workspace(
+    data: Sequence[int], output: Sequence[int], *, transposed: bool, backward: bool
+) -> int:
+    """Bytes that a 3-D convolution needs beside its arguments and results.
+
+    Forward: input and output once more in blocked layout; transposed: the output twice; backward:
+    both once more. Fitted to single convolutions measured with oneDNN (AVX-512).
+
+    Args:
+        data: Shape of the input (B, C, D, H, W).
+        output: Shape of the output.
+        transposed: Whether it enlarges.
+        backward: Whether the gradient is taken.
+    """
+    if transposed and not backward:
+        return 2 * _blocked(output)
+    return _blocked(data) + _blocked(output)
+
+
+def _blocked(shape: Sequence[int]) -> int:
+    channels = math.ceil(shape[1] / _CHANNEL_BLOCK) * _CHANNEL_BLOCK
+    return _FLOAT_BYTES * shape[0] * channels * math.prod(shape[2:])
+
+
+def _update_peak(weights: _Parameters, moments: int, copies: int) -> int:
+    """Bytes while gradients are projected and the weights updated; the graph is gone by then.
+
+    Weights, moments, copies and two gradients, and two float64 copies of the largest tensor for
+    the dot products.
+    """
+    return (1 + moments + copies + 2) * weights.total + 2 * 8 * weights.largest
+
+
+def _runtime_bytes(cuda: bool) -> int:
+    return CUDA_RUNTIME_BYTES if cuda else CPU_PROCESS_BYTES + CPU_RUNTIME_BYTES
+
+
+def _optimiser_bytes(cuda: bool) -> int:
+    return 0 if cuda else CPU_OPTIMISER_BYTES
+
+
+def _parameters(network: RegistrationNetwork) -> _Parameters:
+    sizes = [parameter.numel() for parameter in network.parameters()]
+    return _Parameters(_FLOAT_BYTES * sum(sizes), max(sizes))
+
+
+def _network_and_objective(plan: Plan, batch: int) -> tuple[RegistrationNetwork, PairObjective]:
+    channels = len(plan.fixed_modalities)
+    network = build_network(plan.network, channels)
+    moving, fixed = (torch.zeros(batch, channels, *plan.grid.shape) for _ in range(2))
+    return network, Objective.from_plan(plan.loss).bind(moving, fixed)
+
+
+@contextmanager
+def _fake_run() -> Iterator["_StorageCounter"]:
+    """Inside, tensors have shapes and lifetimes but no data, and are counted."""
+    counter = _StorageCounter()
+    with FakeTensorMode(), counter:
+        yield counter
+
+
+class _StorageCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of all storages that operations make, until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._now = 0
+        self._seen: set[int] = set()
+
+    def restart_peak(self) -> None:
+        """Forget the peak so far, not what is alive."""
+        self.peak = self._now
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401 - torch's interface
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        result = func(*args, **(kwargs or {}))
+        for item in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(item, Tensor):
+                self._add(item)
+        self.peak = max(self.peak, self._now + _workspace(func, args, result))
+        return result
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self._now += size
+        weakref.finalize(storage, self._remove(key, size))
+
+    def _remove(self, key: int, size: int) -> Callable[[], None]:
+        def remove() -> None:
+            self._seen.discard(key)
+            self._now -= size
+
+        return remove
+
+
+def _workspace(func: object, args: tuple[Any, ...], result: Any) -> int:  # noqa: ANN401
+    if func is _CONVOLUTION:
+        return convolution_workspace(
+            args[0].shape, result.shape, transposed=args[6], backward=False
+        )
+    if func is _CONVOLUTION_BACKWARD:
+        return convolution_workspace(
+            args[1].shape, args[0].shape, transposed=args[7], backward=True
+        )
+    return 0

@@ -1,0 +1,152 @@
+"""From a fingerprint and a budget to a plan: every decision is a rule that gives its reason.
+
+The rules are pure functions in `rules_grid`, `rules_loss` and `rules_training`; here they are put
+together. `documentation/planner.md` lists them with their sources.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from autoreg.plan import (
+    PLAN_FORMAT,
+    Fingerprint,
+    GridPlan,
+    MemoryPlan,
+    NetworkPlan,
+    Plan,
+    Shape,
+)
+from autoreg.planning.budget import Budget, macs_per_voxel
+from autoreg.planning.choice import Choice
+from autoreg.planning.memory import (
+    estimate_memory,
+    instance_optimisation_bytes,
+    training_bytes,
+)
+from autoreg.planning.rules_grid import (
+    FieldOfView,
+    alignment_plan,
+    choose_alignment,
+    choose_antialias,
+    choose_levels,
+    choose_shape,
+    displacement_mm,
+    field_of_view,
+    grid_spacing,
+)
+from autoreg.planning.rules_loss import choose_intensity, choose_loss
+from autoreg.planning.rules_training import (
+    Workload,
+    choose_batch,
+    choose_instance_optimisation,
+    choose_training,
+    choose_width,
+)
+
+
+def plan_from_fingerprint(
+    fingerprint: Fingerprint, budget: Budget, configuration: str = "default"
+) -> Plan:
+    """Decide everything.
+
+    Args:
+        fingerprint: Of the data set.
+        budget: Memory and time that may be taken.
+        configuration: Name of the result in plans.json.
+
+    Returns:
+        The plan, with a reason for every value.
+
+    Raises:
+        PlanError: if not even a tiny grid fits the budget.
+    """
+    kind = choose_alignment(fingerprint)
+    view = field_of_view(fingerprint, kind.value)
+    displacement = displacement_mm(fingerprint, kind.value)
+    draft = _Draft(fingerprint, budget, configuration, view, kind, displacement)
+    shape = choose_shape(view, budget.grid_voxels, draft.needed_bytes, budget.memory_bytes)
+    plan = draft.plan(shape)
+    batch = choose_batch(
+        budget, lambda size: training_bytes(_with_batch(plan, size), cuda=budget.cuda)
+    )
+    plan = draft.plan(shape, batch)
+    memory = estimate_memory(plan, limit=budget.memory_bytes, cuda=budget.cuda)
+    reason = "rule memory: the network run without data, every tensor counted"
+    return replace(plan, memory=memory, reasons={**plan.reasons, "memory": reason})
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """Plans of one fingerprint and budget for any grid shape."""
+
+    fingerprint: Fingerprint
+    budget: Budget
+    configuration: str
+    view: FieldOfView
+    alignment: Choice[str]
+    displacement: float
+
+    def needed_bytes(self, shape: Shape) -> int:
+        """Memory for instance optimisation and training of single pairs.
+
+        Instance optimisation needs more as a rule, so training is looked at only if that fits.
+        """
+        plan, cuda = self.plan(Choice(shape, "")), self.budget.cuda
+        needed = instance_optimisation_bytes(plan, cuda=cuda)
+        if needed > self.budget.memory_bytes:
+            return needed
+        return max(needed, training_bytes(plan, cuda=cuda))
+
+    def plan(self, shape: Choice[Shape], batch: Choice[int] | None = None) -> Plan:
+        """The plan with this shape; memory is still empty."""
+        batch = batch or Choice(1, "")
+        fingerprint, budget = self.fingerprint, self.budget
+        spacing = grid_spacing(self.view, shape.value)
+        antialias = choose_antialias(self.view, spacing.value)
+        intensity = choose_intensity(fingerprint)
+        levels = choose_levels(shape.value, spacing.value, self.displacement)
+        width = choose_width(budget)
+        network = NetworkPlan("gradicon", levels.value, width.value)
+        channels = len(fingerprint.fixed_modalities)
+        workload = Workload(
+            voxels=math.prod(shape.value),
+            macs=macs_per_voxel(levels.value, width.value, channels),
+            pairs=fingerprint.training_pairs,
+        )
+        loss, loss_reasons = choose_loss(fingerprint, shape.value)
+        training, training_reasons = choose_training(budget, workload, batch, self.view.extent_mm)
+        optimisation, optimisation_reasons = choose_instance_optimisation(budget, workload, network)
+        return Plan(
+            format=PLAN_FORMAT,
+            configuration=self.configuration,
+            dataset=fingerprint.dataset,
+            budget=budget.name,
+            fixed_modalities=fingerprint.fixed_modalities,
+            moving_modalities=fingerprint.moving_modalities,
+            labels=fingerprint.labels,
+            grid=GridPlan(shape.value, spacing.value, antialias.value),
+            alignment=alignment_plan(self.alignment.value, self.view),
+            intensity={name: choice.value for name, choice in intensity.items()},
+            network=network,
+            loss=loss,
+            training=training,
+            instance_optimisation=optimisation,
+            memory=MemoryPlan(budget.memory_bytes, 0, 0, 0),
+            reasons={
+                "grid.shape": shape.reason,
+                "grid.spacing_mm": spacing.reason,
+                "grid.antialias": antialias.reason,
+                "alignment": self.alignment.reason,
+                **{f"intensity.{name}": choice.reason for name, choice in intensity.items()},
+                "network.architecture": "published: the GradICON cascade",
+                "network.level_factors": levels.reason,
+                "network.width": width.reason,
+                **loss_reasons,
+                **training_reasons,
+                **optimisation_reasons,
+            },
+        )
+
+
+def _with_batch(plan: Plan, size: int) -> Plan:
+    return replace(plan, training=replace(plan.training, batch_size=size))

@@ -1,0 +1,231 @@
+"""Planning rules for training and instance optimisation."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autoreg.plan import (
+    AugmentationPlan,
+    InstanceOptimisationPlan,
+    NetworkPlan,
+    TrainingPlan,
+    Triple,
+)
+from autoreg.planning.budget import Budget, cpu_step_seconds, cpu_training_seconds
+from autoreg.planning.choice import Choice
+
+EPOCHS = 80
+# 801 of the published 1002 epochs train the cascade without its last level.
+SHALLOW_SHARE = 0.8
+# The paper augments from epoch 50 of 80 on.
+AUGMENTED_FROM = 0.625
+FEWEST_PAIRS = 100
+MOST_PAIRS = 1000
+VALIDATIONS = 16
+
+LEARNING_RATE = 5e-5
+IO_LEARNING_RATE = 2e-5
+WEIGHT_DECAY = 1e-3
+IO_STEPS = 50
+FEWEST_IO_STEPS = 10
+FLAT_WINDOW = 10
+FLAT_TOLERANCE = 1e-4
+
+ROTATION_DEG = 10.0
+TRANSLATION_MM = 5.0
+# Of the field of view: 5 mm are a shift of a head, but a tenth of a hippocampus box.
+LARGEST_TRANSLATION = 0.05
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What decides how long things take.
+
+    Attributes:
+        voxels: Of the grid.
+        macs: Multiply-adds per voxel, see `budget.macs_per_voxel`.
+        pairs: Ordered training pairs there are.
+    """
+
+    voxels: int
+    macs: float
+    pairs: int
+
+
+def choose_width(budget: Budget) -> Choice[float]:
+    """Rule `width`: 1 (published) on GPUs, 1/2 on the CPU.
+
+    Measured at 64^3: a step of instance optimisation costs 6.3 CPU seconds at width 1, 2.9 at 1/2
+    and 2.1 at 1/4, where the similarity and the sampling dominate; the weights fall from 283 to
+    71 and 18 MB. Half the width is where the gain ends.
+    """
+    if budget.width == 1.0:
+        return Choice(1.0, "rule width: as published, so that published weights load")
+    return Choice(
+        budget.width,
+        "rule width: on a CPU half the channels make a step 2.2 times as fast (measured at 64^3) "
+        "and need a quarter of the memory; a quarter of them gains only 1.4 times more",
+    )
+
+
+def choose_batch(budget: Budget, bytes_at: Callable[[int], int]) -> Choice[int]:
+    """Rule `batch_size`: the largest of 4 (published), 2 and 1 whose training fits the memory.
+
+    Args:
+        budget: Its largest batch (1 on the CPU, where a batch only costs the sum of its pairs and
+            saves updates) and memory.
+        bytes_at: Estimated training memory of a batch size.
+    """
+    for size in (4, 2):
+        if size <= budget.largest_batch and bytes_at(size) <= budget.memory_bytes:
+            return Choice(
+                size,
+                f"rule batch_size: the largest of 4 (paper), 2, 1 within "
+                f"{budget.memory_bytes / 2**30:.1f} GiB",
+            )
+    why = "the largest that fits" if budget.cuda else "a CPU gains nothing from more"
+    return Choice(1, f"rule batch_size: {why}")
+
+
+def choose_training(
+    budget: Budget, workload: Workload, batch: Choice[int], extent_mm: Triple
+) -> tuple[TrainingPlan, dict[str, str]]:
+    """Training and its reasons (rules `pairs_per_epoch`, `learning_rate`, `augmentation`, ...).
+
+    Args:
+        budget: Time limit.
+        workload: Of one pair.
+        batch: See `choose_batch`.
+        extent_mm: Of the grid along (d, h, w).
+    """
+    pairs = choose_pairs_per_epoch(budget, workload)
+    rate = choose_learning_rate(budget)
+    augmentation, augmentation_reason = choose_augmentation(extent_mm)
+    training = TrainingPlan(
+        epochs=EPOCHS,
+        shallow_epochs=round(SHALLOW_SHARE * EPOCHS),
+        pairs_per_epoch=pairs.value,
+        batch_size=batch.value,
+        learning_rate=rate.value,
+        augmentation=augmentation,
+        validation_every=EPOCHS // VALIDATIONS,
+        seed=0,
+    )
+    return training, {
+        "training.epochs": "paper: 80",
+        "training.shallow_epochs": f"rule shallow_epochs: {SHALLOW_SHARE:.0%} of the epochs "
+        "without the last level, as published (801 of 1002); unused with --pretrained",
+        "training.pairs_per_epoch": pairs.reason,
+        "training.batch_size": batch.reason,
+        "training.learning_rate": rate.reason,
+        "training.augmentation": augmentation_reason,
+        "training.validation_every": f"{VALIDATIONS} validations in all",
+        "training.seed": "any whole number",
+    }
+
+
+def choose_pairs_per_epoch(budget: Budget, workload: Workload) -> Choice[int]:
+    """Rule `pairs_per_epoch`: as many as there are ordered pairs, within 100 to 1000.
+
+    1000 as published for each of uniGradICON's data sets; below 100 an epoch would be no unit to
+    validate by. On the CPU no more than the time budget for training allows.
+    """
+    count = min(MOST_PAIRS, max(FEWEST_PAIRS, workload.pairs))
+    text = f"rule pairs_per_epoch: {workload.pairs} ordered pairs, within 100 to 1000 (published)"
+    if budget.training_hours is None:
+        return Choice(count, text)
+    seconds = cpu_training_seconds(workload.voxels, workload.macs)
+    most = max(1, int(3600 * budget.training_hours / (EPOCHS * seconds)))
+    return Choice(
+        min(count, most),
+        f"{text}, at most {most} for {EPOCHS} epochs in {budget.training_hours:g} hours at "
+        f"{seconds:.1f} s a pair",
+    )
+
+
+def choose_learning_rate(budget: Budget) -> Choice[float]:
+    """Rule `learning_rate`: 5e-5 as published."""
+    return Choice(LEARNING_RATE, "paper: 5e-5")
+
+
+def choose_augmentation(extent_mm: Triple) -> tuple[AugmentationPlan, str]:
+    """Rule `augmentation`: the paper's, the translation within 5 % of the field of view.
+
+    The flip turns head and feet round ("vertical"), which is the first axis of every grid that
+    is laid into the world.
+    """
+    translation = min(TRANSLATION_MM, round(LARGEST_TRANSLATION * min(extent_mm), 1))
+    plan = AugmentationPlan(
+        from_epoch=round(AUGMENTED_FROM * EPOCHS),
+        affine_probability=0.5,
+        rotation_deg=ROTATION_DEG,
+        translation_mm=translation,
+        scaling=0.03,
+        flip_probability=0.5,
+        flip_axis=0,
+        gamma_probability=0.1,
+        gamma=0.2,
+    )
+    return plan, (
+        "paper: from epoch 50 of 80, rotation 10 degrees, translation 5 mm (rule augmentation: "
+        "within 5 % of the grid), scaling 3 %, vertical flip (axis 0 is superior-inferior), gamma"
+    )
+
+
+def choose_instance_optimisation(
+    budget: Budget, workload: Workload, network: NetworkPlan
+) -> tuple[InstanceOptimisationPlan, dict[str, str]]:
+    """Instance optimisation and its reasons (rules `io_steps`, `io_learning_rate`, `stopping`)."""
+    steps = choose_io_steps(budget, workload)
+    rate = choose_io_learning_rate(network)
+    early = budget.pair_seconds is not None
+    plan = InstanceOptimisationPlan(
+        mode="gradient_projection",
+        projection="random_one",
+        steps=steps.value,
+        optimiser="amsgrad",
+        learning_rate=rate.value,
+        weight_decay=WEIGHT_DECAY,
+        flat_window=FLAT_WINDOW if early else 0,
+        flat_tolerance=FLAT_TOLERANCE if early else 0.0,
+        seed=0,
+    )
+    return plan, {
+        "instance_optimisation.mode": "paper: gradient projection",
+        "instance_optimisation.projection": "paper: on conflict a coin picks the gradient that is "
+        "projected",
+        "instance_optimisation.steps": steps.reason,
+        "instance_optimisation.optimiser": "paper: AMSGrad",
+        "instance_optimisation.weight_decay": "paper: 1e-3",
+        "instance_optimisation.learning_rate": rate.reason,
+        "instance_optimisation.flat_window": (
+            f"rule stopping: time counts on a CPU: stop when {FLAT_WINDOW} steps lower the loss by "
+            f"less than {FLAT_TOLERANCE:.2%}"
+            if early
+            else "rule stopping: all steps, as published"
+        ),
+        "instance_optimisation.flat_tolerance": "see flat_window",
+        "instance_optimisation.seed": "any whole number",
+    }
+
+
+def choose_io_steps(budget: Budget, workload: Workload) -> Choice[int]:
+    """Rule `io_steps`: 50 as published; on the CPU as many of them as fit the time for a pair.
+
+    The seconds of a step are estimated from the network's multiply-adds (`cpu_step_seconds`),
+    for one core; at least 10 steps.
+    """
+    if budget.pair_seconds is None:
+        return Choice(IO_STEPS, f"paper: {IO_STEPS}")
+    seconds = cpu_step_seconds(workload.voxels, workload.macs)
+    steps = max(FEWEST_IO_STEPS, min(IO_STEPS, math.floor(budget.pair_seconds / seconds)))
+    return Choice(
+        steps,
+        f"rule io_steps: {budget.pair_seconds:g} s a pair at {seconds:.1f} s a step (one core), "
+        f"{FEWEST_IO_STEPS} to {IO_STEPS} (paper)",
+    )
+
+
+def choose_io_learning_rate(network: NetworkPlan) -> Choice[float]:
+    """Rule `io_learning_rate`: 2e-5 as published."""
+    return Choice(IO_LEARNING_RATE, "paper: 2e-5")

@@ -1,0 +1,139 @@
+"""The registration of one prepared pair, in memory."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autoreg.errors import AutoregError, GeometryError
+from autoreg.geometry.transforms import Affine, Composite, DisplacementField
+from autoreg.networks.base import RegistrationNetwork
+from autoreg.numerics.coordinates import unit_grid, unit_to_index_displacement
+from autoreg.numerics.maps import FieldChain
+from autoreg.plan import InstanceOptimisationPlan, Plan
+from autoreg.registration.instance_optimisation import Trace, TraceStep, optimise, preserved
+from autoreg.registration.objective import LossValues, Objective, PairObjective
+from autoreg.registration.prepare import Prepared
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """The result of one registration.
+
+    Attributes:
+        transform: Takes world points of the fixed image to the moving image (pull-back).
+        u_vox: (3, D, H, W) float32, the same as displacement in voxels of the prepared grid.
+        trace: Of the instance optimisation; None without it.
+        loss_before: Loss of the network as it was trained; None without instance optimisation.
+        loss_after: Loss of the result; None without instance optimisation.
+        seconds: Wall time.
+    """
+
+    transform: Composite
+    u_vox: NDArray[np.float32]
+    trace: Trace | None
+    loss_before: LossValues | None
+    loss_after: LossValues | None
+    seconds: float
+
+
+def register(
+    network: RegistrationNetwork,
+    plan: Plan,
+    fixed: Prepared,
+    moving: Prepared,
+    io: InstanceOptimisationPlan | None = None,
+    objective: Objective | None = None,
+    on_step: Callable[[TraceStep], None] | None = None,
+) -> Registration:
+    """Register a pair; the network's weights are afterwards what they were before.
+
+    Args:
+        network: On the images' device.
+        plan: Its loss is obeyed, and its instance optimisation unless `io` is given.
+        fixed: Prepared for this plan.
+        moving: Likewise.
+        io: Instance optimisation in place of the plan's.
+        objective: What instance optimisation minimises in place of the plan's loss.
+        on_step: Hears of every step of the instance optimisation.
+
+    Returns:
+        Transform, displacement, and the course of the instance optimisation.
+
+    Raises:
+        GeometryError: if the images were prepared on different grids.
+        AutoregError: if the loss or the displacement is not a number.
+    """
+    start = time.perf_counter()
+    if fixed.image.shape != moving.image.shape:
+        raise GeometryError(
+            f"fixed and moving were prepared differently: {tuple(fixed.image.shape)} and "
+            f"{tuple(moving.image.shape)} (1, C, D, H, W); prepare both with one plan"
+        )
+    io = io or plan.instance_optimisation
+    trace, after = None, None
+    if io.mode == "none" or io.steps == 0:
+        with _in_eval_mode(network), torch.no_grad():
+            # Nobody needs the other direction here, and it would double the time.
+            u_vox = _displacement_vox(network.one_direction(moving.image, fixed.image), fixed)
+    else:
+        objective = objective or Objective.from_plan(plan.loss)
+        pair = objective.bind(moving.image, fixed.image, moving.mask, fixed.mask)
+        with preserved(network):
+            trace = optimise(network, pair, io, on_step)
+            u_vox, after = _result(network, pair, fixed, io)
+    return Registration(
+        transform=_transform(u_vox, fixed, moving),
+        u_vox=u_vox,
+        trace=trace,
+        loss_before=trace.steps[0].loss if trace else None,
+        loss_after=after,
+        seconds=time.perf_counter() - start,
+    )
+
+
+@torch.no_grad()
+def _result(
+    network: RegistrationNetwork,
+    pair: PairObjective,
+    fixed: Prepared,
+    io: InstanceOptimisationPlan,
+) -> tuple[NDArray[np.float32], LossValues]:
+    maps = network(pair.moving, pair.fixed)
+    # The points of the first step, so that the losses before and after are comparable.
+    noise = torch.Generator().manual_seed(io.seed)
+    loss = pair(maps, noise).values()
+    return _displacement_vox(maps.fixed_to_moving, fixed), loss
+
+
+def _displacement_vox(chain: FieldChain, fixed: Prepared) -> NDArray[np.float32]:
+    shape = fixed.geometry.shape
+    u_unit = chain.dense(shape) - unit_grid(shape, device=fixed.image.device)
+    u_vox: NDArray[np.float32] = unit_to_index_displacement(u_unit, shape)[0].cpu().numpy()
+    if not np.isfinite(u_vox).all():
+        raise AutoregError(
+            "the network gave a displacement that is not finite; check the model's weights and "
+            "that both images are usable"
+        )
+    return u_vox
+
+
+def _transform(u_vox: NDArray[np.float32], fixed: Prepared, moving: Prepared) -> Composite:
+    grid_to_grid = moving.geometry.index_to_world @ fixed.geometry.world_to_index
+    grid_to_grid[3] = (0, 0, 0, 1)  # exactly, whatever the inverse was rounded to
+    return Composite((DisplacementField(u_vox, fixed.geometry), Affine(grid_to_grid)))
+
+
+@contextmanager
+def _in_eval_mode(network: RegistrationNetwork) -> Iterator[None]:
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

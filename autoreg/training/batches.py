@@ -1,0 +1,237 @@
+"""Batches of pairs: drawn by a seed, loaded and augmented in batchgenerators' workers.
+
+What is drawn depends on the plan's seed, the epoch and the place in the epoch alone, so that it is
+the same for any number of workers and after any interruption. One set of workers serves all epochs:
+the next epoch is being loaded while the last one is validated.
+
+batchgenerators prints a worker's error and raises a RuntimeError that names neither case nor cause.
+Here an error is caught in the worker and travels to the main process in place of the batch.
+"""
+
+import logging
+import multiprocessing
+import os
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from batchgenerators.transforms.abstract_transforms import AbstractTransform
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autoreg.errors import AutoregError, DataError
+from autoreg.io.cases import Pair
+from autoreg.planning.prepared import load_prepared
+
+logger = logging.getLogger(__name__)
+
+CACHED_PER_WORKER = 2
+PARENT_CHECK_SECONDS = 1.0
+Key = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Which pairs make up which batch.
+
+    Attributes:
+        pairs: That may be drawn, with replacement.
+        pairs_per_epoch: Number of draws in an epoch.
+        batch_size: Pairs in a batch; an epoch's last batch may hold fewer.
+        seed: Of all draws.
+    """
+
+    pairs: Sequence[Pair]
+    pairs_per_epoch: int
+    batch_size: int
+    seed: int
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Number of batches in an epoch."""
+        return -(-self.pairs_per_epoch // self.batch_size)
+
+    def batch(self, epoch: int, index: int) -> list[tuple[Key, Pair]]:
+        """The pairs of a batch, each with the key that seeds its augmentation.
+
+        Args:
+            epoch: Counted from 0.
+            index: Of the batch in its epoch.
+        """
+        generator = np.random.default_rng((self.seed, epoch))
+        chosen = generator.integers(len(self.pairs), size=self.pairs_per_epoch)
+        start = index * self.batch_size
+        places = range(start, min(start + self.batch_size, self.pairs_per_epoch))
+        return [((self.seed, epoch, place), self.pairs[int(chosen[place])]) for place in places]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error on its way from a worker to the main process."""
+
+    message: str
+    trace: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class PairBatch:
+    """A batch of pairs.
+
+    Attributes:
+        fixed: (B, C, D, H, W) float32 on the CPU.
+        moving: The same.
+        pairs: Which pairs these are.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    pairs: tuple[Pair, ...]
+
+
+class PairLoader(SlimDataLoaderBase):  # type: ignore[misc]
+    """Loads the batches of some epochs; one of `workers` equal ones, each taking its share.
+
+    Args:
+        folder: Of the prepared cases.
+        draws: Which pairs.
+        epochs: To be loaded.
+        workers: Number of processes; batches are dealt to them in turn.
+    """
+
+    def __init__(self, folder: Path, draws: Draws, epochs: range, workers: int) -> None:
+        super().__init__(draws, draws.batch_size, workers)
+        self._folder = folder
+        self._epochs = epochs
+        self._position = 0
+
+    def set_thread_id(self, thread_id: int) -> None:
+        """Called by batchgenerators in each worker before the first batch."""
+        super().set_thread_id(thread_id)
+        self._position = thread_id
+        if multiprocessing.parent_process() is not None:
+            # Workers share the processors; besides, a forked OpenMP pool would hang.
+            torch.set_num_threads(1)
+            threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        """The next batch of this worker, or its failure.
+
+        Raises:
+            StopIteration: after the last epoch.
+        """
+        number, index = divmod(self._position, self._data.batches_per_epoch)
+        if number >= len(self._epochs):
+            raise StopIteration
+        self._position += self.number_of_threads_in_multithreaded
+        return self._load(self._epochs[number], index)
+
+    def _load(self, epoch: int, index: int) -> dict[str, Any]:
+        keyed = self._data.batch(epoch, index)
+        images: dict[str, list[NDArray[np.float32]]] = {"fixed": [], "moving": []}
+        for _, pair in keyed:
+            for role, loaded in images.items():
+                case = getattr(pair, role)
+                try:
+                    loaded.append(np.array(load_prepared(self._folder, case).image, np.float32))
+                except Exception as error:  # noqa: BLE001 - the main process raises it again
+                    return {"failure": _failure(f'{role} case "{case}"', error)}
+        return {
+            **{role: np.stack(loaded) for role, loaded in images.items()},
+            "pairs": tuple(pair for _, pair in keyed),
+            "keys": tuple(key for key, _ in keyed),
+            "epoch": epoch,
+        }
+
+
+class _Guarded(AbstractTransform):  # type: ignore[misc]
+    """Runs a transform; an error in it becomes the batch's failure."""
+
+    def __init__(self, transform: AbstractTransform) -> None:
+        self.transform = transform
+
+    def __call__(self, **batch: Any) -> dict[str, Any]:  # noqa: ANN401 - batchgenerators' interface
+        if "failure" in batch:
+            return batch
+        try:
+            result: dict[str, Any] = self.transform(**batch)
+        except Exception as error:  # noqa: BLE001 - the main process raises it again
+            names = ", ".join(f"{pair.moving} to {pair.fixed}" for pair in batch["pairs"])
+            return {"failure": _failure(f"augmenting the pairs {names}", error)}
+        return result
+
+
+@contextmanager
+def open_batches(
+    folder: Path, draws: Draws, transform: AbstractTransform, epochs: range, workers: int
+) -> Iterator[Iterator[PairBatch]]:
+    """All batches of some epochs, in order; workers end with the block.
+
+    Args:
+        folder: Of the prepared cases.
+        draws: Which pairs.
+        transform: Augments a batch (see `augmentation.PairAugmentation`).
+        epochs: To be loaded, e.g. range(first, end).
+        workers: Number of processes; 0: load in this process.
+
+    Yields:
+        The batches. While they are fetched, a DataError is raised for an error in a worker,
+        with the case and the cause, or for a worker that was killed.
+    """
+    loader = PairLoader(folder, draws, epochs, max(1, workers))
+    guarded = _Guarded(transform)
+    if workers == 0:
+        yield _batches(SingleThreadedAugmenter(loader, guarded))
+        return
+    augmenter = MultiThreadedAugmenter(loader, guarded, workers, CACHED_PER_WORKER)
+    try:
+        with warnings.catch_warnings():
+            # Python 3.12 warns of any fork beside other threads. The workers run torch with one
+            # thread and touch no lock that another thread may hold.
+            warnings.filterwarnings("ignore", "This process", DeprecationWarning)
+            augmenter.restart()  # now, before a network or CUDA is there to be copied
+        yield _batches(augmenter)
+    finally:
+        augmenter._finish()
+
+
+def _batches(augmenter: Iterator[dict[str, Any]]) -> Iterator[PairBatch]:
+    while True:
+        try:
+            batch = next(augmenter)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            raise DataError(
+                "a loading process was killed; most often memory ran out: use fewer --workers"
+            ) from error
+        if "failure" in batch:
+            failure = batch["failure"]
+            if failure.trace:
+                logger.error("%s", failure.trace)
+            raise DataError(failure.message)
+        fixed, moving = torch.from_numpy(batch["fixed"]), torch.from_numpy(batch["moving"])
+        yield PairBatch(fixed, moving, batch["pairs"])
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this worker when its parent is gone: one killed by SIGKILL cannot end it."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_SECONDS)
+    os._exit(1)
+
+
+def _failure(what: str, error: Exception) -> Failure:
+    if isinstance(error, AutoregError):
+        return Failure(f"{what}: {error}", None)
+    return Failure(f"{what}: {type(error).__name__}: {error}", traceback.format_exc())

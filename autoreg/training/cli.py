@@ -1,0 +1,107 @@
+"""The command autoreg_train."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from autoreg.command import (
+    add_device_flag,
+    add_path_flags,
+    make_parser,
+    resolve_device,
+    run_command,
+)
+from autoreg.paths import resolve_paths
+
+DESCRIPTION = """Train the network of a planned and prepared data set. Every value comes from the
+plan; flags replace single values, and the plan with the replaced values is written beside the
+model: <results>/<data set>/<configuration>/."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run autoreg_train.
+
+    Args:
+        argv: Arguments; by default those of the process.
+
+    Returns:
+        Exit status.
+    """
+    return run_command(_train, _parser().parse_args(argv))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser("autoreg_train", DESCRIPTION)
+    add = parser.add_argument
+    add("dataset", metavar="DATASET", help="id (1) or name (Dataset001_Name) of a data set")
+    add("--config", default="default", metavar="NAME", help="of plans.json (default: default)")
+    add("--fold", metavar="F", help="0, 1, ... or all (default: 0; all for fewer than 3 cases)")
+    add("--pretrained", type=Path, metavar="MODEL", help="model folder whose weights to start from")
+    add("--continue", dest="resume", action="store_true", help="go on with an interrupted training")
+    add("--overwrite", action="store_true", help="replace a trained fold")
+    _add_overrides(parser)
+    add(
+        "--workers",
+        type=_number(int, 0),
+        metavar="N",
+        help="processes that load and augment; 0: none (default: processors - 1, at most 8)",
+    )
+    add("--no-progress", action="store_true", help="no progress bar")
+    add_device_flag(parser)
+    add_path_flags(parser, "preprocessed", "results")
+    return parser
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("values in place of the plan's")
+    whole, natural = _number(int, 1), _number(int, 0)
+    for flag, kind, text in (
+        ("--epochs", whole, "number of epochs; moves the next two in proportion"),
+        ("--shallow-epochs", natural, "epochs without the last level, from scratch"),
+        ("--augmentation-from", natural, "first augmented epoch, counted from 0"),
+        ("--pairs-per-epoch", whole, "pairs drawn in an epoch"),
+        ("--batch-size", whole, "pairs in a step"),
+        ("--learning-rate", _number(float, 0), "of Adam"),
+        ("--validation-every", whole, "epochs between validations and checkpoints"),
+        ("--seed", natural, "of every random draw"),
+    ):
+        group.add_argument(flag, type=kind, metavar="N", help=f"{text} (default: the plan's)")
+
+
+def _number(kind: type[int] | type[float], lowest: int) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not value >= lowest:
+            raise argparse.ArgumentTypeError(f"{text} is less than {lowest}")
+        return value
+
+    parse.__name__ = "whole number" if kind is int else "number"  # argparse names it in errors
+    return parse
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from dataclasses import fields
+
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from autoreg.training.overrides import Overrides
+    from autoreg.training.run import TrainingRequest, run_training
+
+    paths = resolve_paths(preprocessed=arguments.preprocessed, results=arguments.results)
+    request = TrainingRequest(
+        dataset=arguments.dataset,
+        preprocessed=paths.preprocessed,
+        results=paths.results,
+        configuration=arguments.config,
+        fold=arguments.fold,
+        overrides=Overrides(**{f.name: getattr(arguments, f.name) for f in fields(Overrides)}),
+        pretrained=arguments.pretrained,
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+        workers=arguments.workers,
+        device=resolve_device(arguments.device),
+        show_progress=not arguments.no_progress,
+    )
+    with logging_redirect_tqdm():
+        folder = run_training(request)
+    print(f"trained: {folder}")

@@ -1,0 +1,110 @@
+"""Values of the plan that the command line replaces."""
+
+import logging
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from autoreg.errors import UsageError
+from autoreg.plan import Plan
+from autoreg.planning.memory import training_bytes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """One field per flag; None: the plan's value holds.
+
+    Attributes:
+        epochs: `training.epochs`.
+        shallow_epochs: `training.shallow_epochs`.
+        augmentation_from: `training.augmentation.from_epoch`.
+        pairs_per_epoch: `training.pairs_per_epoch`.
+        batch_size: `training.batch_size`.
+        learning_rate: `training.learning_rate`.
+        validation_every: `training.validation_every`.
+        seed: `training.seed`.
+    """
+
+    epochs: int | None = None
+    shallow_epochs: int | None = None
+    augmentation_from: int | None = None
+    pairs_per_epoch: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    validation_every: int | None = None
+    seed: int | None = None
+
+
+def override(plan: Plan, overrides: Overrides, *, pretrained: bool) -> Plan:
+    """The plan with the command line's values.
+
+    A new number of epochs moves the beginning of the second stage and of the augmentation in
+    proportion, unless they are given as well: otherwise a short training would end in its first
+    stage.
+
+    Args:
+        plan: From plans.json.
+        overrides: From the command line.
+        pretrained: Whether the training starts from weights, hence without a first stage.
+
+    Returns:
+        The plan that the training obeys, with reasons that tell what came from where.
+
+    Raises:
+        UsageError: if the first stage would last to the end.
+        PlanError: if a value is impossible.
+    """
+    given = {f.name: getattr(overrides, f.name) for f in fields(overrides)}
+    given = {name: value for name, value in given.items() if value is not None}
+    reasons = {_key(name): f"set by --{name.replace('_', '-')}" for name in given}
+    training = plan.training
+    for name, value in _moved_with_epochs(plan, given).items():
+        given[name] = value
+        reasons[_key(name)] = f"moved with --epochs {given['epochs']} from {training.epochs}"
+        logger.info("--epochs %d: %s moves to %d", given["epochs"], _key(name), value)
+    if pretrained:
+        given["shallow_epochs"] = 0
+        reasons[_key("shallow_epochs")] = "0: the training starts from pretrained weights"
+    if "augmentation_from" in given:
+        from_epoch = given.pop("augmentation_from")
+        given["augmentation"] = replace(training.augmentation, from_epoch=from_epoch)
+    training = replace(training, **given)
+    if len(plan.network.level_factors) > 1 and training.epochs <= training.shallow_epochs:
+        raise UsageError(
+            f"training.epochs is {training.epochs} and training.shallow_epochs "
+            f"{training.shallow_epochs}: the last level would never be trained. Give a lower "
+            "--shallow-epochs or more --epochs"
+        )
+    changed = replace(plan, training=training, reasons={**plan.reasons, **reasons})
+    return changed if "batch_size" not in given else _with_memory(changed)
+
+
+def _moved_with_epochs(plan: Plan, given: dict[str, Any]) -> dict[str, int]:
+    """The epochs at which something begins, in proportion to a given number of epochs."""
+    training = plan.training
+    if "epochs" not in given:
+        return {}
+    planned = {
+        "shallow_epochs": training.shallow_epochs,
+        "augmentation_from": training.augmentation.from_epoch,
+    }
+    moved = {n: round(v * given["epochs"] / training.epochs) for n, v in planned.items()}
+    return {n: v for n, v in moved.items() if n not in given and v != planned[n]}
+
+
+def _with_memory(plan: Plan) -> Plan:
+    """The plan with the training's memory estimated for its batch size."""
+    needed = training_bytes(plan, cuda=plan.budget != "cpu")
+    if needed > plan.memory.limit:
+        logger.warning(
+            "batches of %d need about %.1f GiB of memory, more than the %.1f GiB of budget %s",
+            plan.training.batch_size, needed / 2**30, plan.memory.limit / 2**30, plan.budget,
+        )  # fmt: skip
+    return replace(plan, memory=replace(plan.memory, training=needed))
+
+
+def _key(name: str) -> str:
+    if name == "augmentation_from":
+        return "training.augmentation.from_epoch"
+    return f"training.{name}"

@@ -1,0 +1,279 @@
+"""One training from a request: checks, collaborators, folders, and then the loop."""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from autoreg.errors import CheckpointError, DataError, UsageError
+from autoreg.io.cases import Pair
+from autoreg.io.records import load_record, save_record
+from autoreg.plan import Plan
+from autoreg.planning.dataset_pairs import load_dataset_pairs
+from autoreg.planning.machine import cpu_count
+from autoreg.planning.plans_file import DEFAULT_CONFIGURATION, PLANS_NAME, load_plan
+from autoreg.planning.prepared import PreparedRecord, list_prepared, prepared_folder, record_path
+from autoreg.planning.preprocess import settings_digest
+from autoreg.registration.objective import Objective
+from autoreg.training.augmentation import PairAugmentation
+from autoreg.training.batches import Draws, open_batches
+from autoreg.training.checkpoint import (
+    PLAN_FILE,
+    WHICH,
+    Checkpoint,
+    checkpoint_path,
+    load_checkpoint,
+)
+from autoreg.training.comparison import plan_differences
+from autoreg.training.environment import full_precision, log_file
+from autoreg.training.overrides import Overrides, override
+from autoreg.training.splits import FoldPairs, fold_pairs
+from autoreg.training.state import TrainingState, new_state, pretrained_state, resumed_state
+from autoreg.training.trainer import TrainingSetup, train
+from autoreg.training.validation import Validator
+
+logger = logging.getLogger(__name__)
+
+LOG_NAME = "training.log"
+MAX_WORKERS = 8
+_WRITTEN = (
+    *(f"checkpoint_{which}.pt" for which in WHICH),
+    LOG_NAME, "progress.json", "progress.png", "validation.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """What to train.
+
+    Attributes:
+        dataset: Id or name of a prepared data set.
+        preprocessed: Folder of preprocessed data.
+        results: Folder of trained models.
+        configuration: A configuration of its plans.json.
+        fold: A number or "all"; None: see `splits.fold_pairs`.
+        overrides: Values in place of the plan's.
+        pretrained: A model folder to start from.
+        resume: Go on with an interrupted training.
+        overwrite: Replace a trained fold.
+        workers: Loading processes; None: one fewer than processors, at most 8; 0: none.
+        device: Where to train.
+        show_progress: Whether to draw a progress bar.
+    """
+
+    dataset: str
+    preprocessed: Path
+    results: Path
+    configuration: str = DEFAULT_CONFIGURATION
+    fold: str | None = None
+    overrides: Overrides = Overrides()  # noqa: RUF009 - frozen
+    pretrained: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+    workers: int | None = None
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
+    show_progress: bool = True
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """Content of the dataset.json beside a model: what it was trained on."""
+
+    name: str
+    labels: dict[str, int]
+    fixed_modalities: tuple[str, ...]
+    moving_modalities: tuple[str, ...]
+
+
+def run_training(request: TrainingRequest) -> Path:
+    """Train one fold.
+
+    Args:
+        request: What to train.
+
+    Returns:
+        The fold's folder in the results.
+
+    Raises:
+        AutoregError: if something needed is missing, contradictory or fails.
+    """
+    dataset = find_prepared_dataset(request.preprocessed, request.dataset)
+    plan = load_plan(dataset / PLANS_NAME, request.configuration)
+    plan = override(plan, request.overrides, pretrained=request.pretrained is not None)
+    pairs = load_dataset_pairs(request.preprocessed, dataset.name)
+    fold = fold_pairs(pairs, dataset, request.fold, plan.training)
+    prepared = prepared_folder(request.preprocessed, plan)
+    _require_prepared(prepared, fold, plan)
+    model = request.results / plan.dataset / plan.configuration
+    checkpoint = _resumable(model, fold.fold, plan) if request.resume else None
+    if checkpoint is None:
+        _claim(model, fold.fold, plan, overwrite=request.overwrite)
+    folder = model / f"fold_{fold.fold}"
+    with log_file(folder / LOG_NAME):
+        _train(request, plan, fold, prepared, checkpoint, folder)
+    return folder
+
+
+def _train(
+    request: TrainingRequest,
+    plan: Plan,
+    fold: FoldPairs,
+    prepared: Path,
+    checkpoint: Checkpoint | None,
+    folder: Path,
+) -> None:
+    training = plan.training
+    workers = default_workers() if request.workers is None else request.workers
+    draws = Draws(fold.training, training.pairs_per_epoch, training.batch_size, training.seed)
+    transform = PairAugmentation(plan.grid, training.augmentation)
+    epochs = range(checkpoint.epoch if checkpoint else 0, training.epochs)
+    # Workers are started before there is a network or CUDA for them to inherit.
+    with open_batches(prepared, draws, transform, epochs, workers) as batches, full_precision():
+        state = _starting_state(request, plan, checkpoint)
+        objective = Objective.from_plan(plan.loss)
+        setup = TrainingSetup(
+            plan=plan,
+            fold=fold.fold,
+            folder=folder,
+            objective=objective,
+            validator=Validator(
+                prepared,
+                fold.validation,
+                objective,
+                tuple(plan.labels.values()),
+                training.seed,
+                request.device,
+            ),
+            batches_per_epoch=draws.batches_per_epoch,
+            device=request.device,
+            show_progress=request.show_progress,
+        )
+        _announce(setup, fold, state, workers)
+        train(setup, state, batches)
+
+
+def find_prepared_dataset(preprocessed: Path, id_or_name: str) -> Path:
+    """The folder `<preprocessed>/<data set>` that a user means.
+
+    Args:
+        preprocessed: Folder of preprocessed data.
+        id_or_name: "1" or "001" for Dataset001_Name, or the whole name.
+
+    Raises:
+        UsageError: if there is none or more than one; the message lists what there is.
+    """
+    found = sorted(path.parent for path in preprocessed.glob(f"*/{PLANS_NAME}"))
+
+    def is_meant(name: str) -> bool:
+        numbered = re.fullmatch(r"Dataset(\d+)_.+", name)
+        if id_or_name.isdigit() and numbered:
+            return int(numbered.group(1)) == int(id_or_name)
+        return name == id_or_name
+
+    matching = [folder for folder in found if is_meant(folder.name)]
+    if len(matching) != 1:
+        raise UsageError(
+            f'{preprocessed.absolute()}: {len(matching)} prepared data sets are "{id_or_name}"; '
+            f"prepared are: {', '.join(f.name for f in found) or 'none'}. Give one of these names, "
+            "prepare the data set with autoreg_plan_and_preprocess, or name the folder with "
+            "--preprocessed"
+        )
+    return matching[0]
+
+
+def default_workers() -> int:
+    """Loading processes if nobody says: one fewer than processors, from 1 to 8."""
+    return max(1, min(MAX_WORKERS, cpu_count() - 1))
+
+
+def _require_prepared(folder: Path, fold: FoldPairs, plan: Plan) -> None:
+    """Every case of the fold must be prepared, and as the plan says now."""
+
+    def cases(pairs: Sequence[Pair]) -> set[str]:
+        return {name for pair in pairs for name in (pair.fixed, pair.moving)}
+
+    needed = cases(fold.training) | cases(fold.validation)
+    missing = sorted(needed - set(list_prepared(folder)))
+    present = sorted(needed - set(missing))
+    records = [load_record(PreparedRecord, record_path(folder, n), DataError) for n in present]
+    outdated = [r.case for r in records if r.settings != settings_digest(plan, r.modalities)]
+    for names, what in ((missing, "not prepared"), (outdated, "prepared by another plan")):
+        if names:
+            raise DataError(
+                f"{folder}: {len(names)} cases of fold {fold.fold} are {what}, e.g. "
+                f"{', '.join(names[:5])}; run autoreg_preprocess"
+            )
+
+
+def _resumable(model: Path, fold: str, plan: Plan) -> Checkpoint:
+    """The checkpoint that --continue starts from."""
+    path = checkpoint_path(model, fold, "latest")
+    if not path.exists():
+        raise CheckpointError(
+            f"--continue: nothing to continue, {path} does not exist; leave --continue out to "
+            "start this training"
+        )
+    checkpoint = load_checkpoint(path)
+    differences = plan_differences(checkpoint.plan, plan)
+    if differences:
+        raise CheckpointError(
+            f"--continue: {path} was trained by another plan: {'; '.join(differences)}. Give the "
+            "command and plans.json of the first run, or start anew with --overwrite"
+        )
+    if checkpoint.epoch >= plan.training.epochs:
+        raise CheckpointError(
+            f"--continue: nothing to continue, {path} has all its {checkpoint.epoch} epochs; to "
+            f"train further, start from it with --pretrained {model} and another --results"
+        )
+    return checkpoint
+
+
+def _claim(model: Path, fold: str, plan: Plan, *, overwrite: bool) -> None:
+    """Make room for a new training and write what stands beside its model."""
+    folder = model / f"fold_{fold}"
+    trained = sorted(model.glob("fold_*/checkpoint_*.pt"))
+    mine = [path for path in trained if path.parent == folder]
+    if mine and not overwrite:
+        raise UsageError(
+            f"{folder}: is trained already ({', '.join(path.name for path in mine)}); go on with "
+            "--continue, or replace it with --overwrite"
+        )
+    if len(mine) < len(trained):
+        differences = plan_differences(load_record(Plan, model / PLAN_FILE), plan)
+        if differences:
+            others = sorted({path.parent.name for path in trained} - {folder.name})
+            raise UsageError(
+                f"{model}: {', '.join(others)} was trained by another plan: "
+                f"{'; '.join(differences)}. All folds of a model have one plan: give the same "
+                "flags, or add a configuration to plans.json"
+            )
+    for name in _WRITTEN:
+        (folder / name).unlink(missing_ok=True)
+    save_record(plan, model / PLAN_FILE)
+    record = DatasetRecord(plan.dataset, plan.labels, plan.fixed_modalities, plan.moving_modalities)
+    save_record(record, model / "dataset.json")
+
+
+def _starting_state(
+    request: TrainingRequest, plan: Plan, checkpoint: Checkpoint | None
+) -> TrainingState:
+    if checkpoint is not None:
+        return resumed_state(plan, checkpoint, request.device)
+    if request.pretrained is not None:
+        return pretrained_state(plan, request.pretrained, request.device)
+    return new_state(plan, request.device)
+
+
+def _announce(setup: TrainingSetup, fold: FoldPairs, state: TrainingState, workers: int) -> None:
+    plan, training = setup.plan, setup.plan.training
+    logger.info(
+        "%s, configuration %s, fold %s: %d of %d epochs done, %d of %d levels; grid %s; %d pairs "
+        "to draw %d from per epoch in batches of %d; %d %s validation pairs; on %s, %d workers",
+        plan.dataset, plan.configuration, fold.fold, state.epoch, training.epochs, state.levels,
+        len(plan.network.level_factors), "x".join(map(str, plan.grid.shape)), len(fold.training),
+        training.pairs_per_epoch, training.batch_size, len(fold.validation),
+        "held-out" if fold.held_out else "training (none is held out)", setup.device, workers,
+    )  # fmt: skip

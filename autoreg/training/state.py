@@ -1,0 +1,175 @@
+"""The state of a training: from scratch, from a pretrained model, or from a checkpoint."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from autoreg.errors import CheckpointError
+from autoreg.networks.base import RegistrationNetwork
+from autoreg.networks.factory import build_network
+from autoreg.plan import Plan
+from autoreg.training.checkpoint import (
+    Checkpoint,
+    ResumeState,
+    build_trained,
+    find_checkpoint,
+    load_checkpoint,
+)
+from autoreg.training.comparison import plan_differences
+from autoreg.training.progress import EpochRecord, ValidationSummary
+
+
+@dataclass(eq=False)
+class TrainingState:
+    """All that changes while training.
+
+    Attributes:
+        network: In training mode, on the device.
+        levels: Levels that it has.
+        optimiser: Of its parameters.
+        generator: Of the regulariser's random points.
+        epoch: Completed epochs.
+        best: Lowest validation score so far.
+        initial: Validation before the first epoch; None until it has been done.
+        records: All epochs so far.
+    """
+
+    network: RegistrationNetwork
+    levels: int
+    optimiser: torch.optim.Optimizer
+    generator: torch.Generator
+    epoch: int
+    best: float | None
+    initial: ValidationSummary | None
+    records: list[EpochRecord]
+
+
+def new_state(plan: Plan, device: torch.device) -> TrainingState:
+    """From scratch: without the last level if the plan has a first stage.
+
+    Args:
+        plan: Network, stages and seed.
+        device: Where to train.
+    """
+    levels = len(plan.network.level_factors)
+    if plan.training.shallow_epochs > 0 and levels > 1:
+        levels -= 1
+    return _state(_seeded_network(plan, levels), levels, plan, device)
+
+
+def pretrained_state(plan: Plan, model_folder: Path, device: torch.device) -> TrainingState:
+    """From the weights of another model, all levels at once.
+
+    Args:
+        plan: The new training's plan.
+        model_folder: Of the pretrained or imported model.
+        device: Where to train.
+
+    Raises:
+        CheckpointError: if there is no checkpoint or its network is not the plan's.
+    """
+    path = find_checkpoint(model_folder)
+    checkpoint = load_checkpoint(path)
+    differences = plan_differences(checkpoint.plan, plan, only=("network",))
+    channels = (len(checkpoint.plan.fixed_modalities), len(plan.fixed_modalities))
+    if channels[0] != channels[1]:
+        differences.append(f"the number of channels was {channels[0]} and is now {channels[1]}")
+    levels = len(plan.network.level_factors)
+    if checkpoint.levels != levels:
+        differences.append(f"{checkpoint.levels} levels were trained and {levels} are needed")
+    if differences:
+        raise CheckpointError(
+            f"--pretrained {path}: its network is not that of configuration "
+            f'"{plan.configuration}": {"; ".join(differences)}. Train a configuration with the '
+            "same network (add one to plans.json), or train from scratch"
+        )
+    return _state(build_trained(checkpoint, str(path)), levels, plan, device)
+
+
+def resumed_state(plan: Plan, checkpoint: Checkpoint, device: torch.device) -> TrainingState:
+    """From checkpoint_latest.pt.
+
+    Args:
+        plan: The plan, which is the checkpoint's.
+        checkpoint: With its resume state.
+        device: Where to train.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be resumed from.
+    """
+    resume = checkpoint.resume
+    if resume is None:
+        raise CheckpointError("the checkpoint holds no optimiser: it cannot be continued from")
+    network = build_trained(checkpoint, "checkpoint_latest.pt")
+    state = _state(network, checkpoint.levels, plan, device)
+    state.optimiser.load_state_dict(resume.optimiser)
+    state.generator.set_state(resume.generator)
+    state.epoch, state.best = checkpoint.epoch, resume.best
+    state.initial, state.records = resume.initial, list(resume.records)
+    return state
+
+
+def add_last_level(state: TrainingState, plan: Plan, device: torch.device) -> None:
+    """The second stage: the last level joins, with a new optimiser, as published.
+
+    Its output starts at zero, so that the network's map stays what it was.
+
+    Args:
+        state: Of a training without its last level; changed in place.
+        plan: Network, learning rate and seed.
+        device: Where to train.
+    """
+    levels = len(plan.network.level_factors)
+    network = _seeded_network(plan, levels)
+    network.load_without_last_level(state.network.state_dict())
+    state.network = network.to(device).train()
+    state.levels = levels
+    state.optimiser = _optimiser(state.network, plan)
+
+
+def as_checkpoint(
+    state: TrainingState, plan: Plan, fold: str, resume: ResumeState | None = None
+) -> Checkpoint:
+    """The state as a checkpoint.
+
+    Args:
+        state: Of the training.
+        plan: It is trained by.
+        fold: "0", ... or "all".
+        resume: See `resume_state`; it triples the size.
+    """
+    weights = state.network.state_dict()
+    return Checkpoint(plan, fold, state.levels, state.epoch, weights, resume)
+
+
+def resume_state(state: TrainingState, initial: ValidationSummary) -> ResumeState:
+    """What a checkpoint needs for the training to go on from it."""
+    return ResumeState(
+        optimiser=state.optimiser.state_dict(),
+        generator=state.generator.get_state(),
+        best=state.best,
+        initial=initial,
+        records=tuple(state.records),
+    )
+
+
+def _state(
+    network: RegistrationNetwork, levels: int, plan: Plan, device: torch.device
+) -> TrainingState:
+    network = network.to(device).train()
+    # On the CPU whatever the device, so that every device draws the same points.
+    generator = torch.Generator().manual_seed(plan.training.seed)
+    return TrainingState(network, levels, _optimiser(network, plan), generator, 0, None, None, [])
+
+
+def _optimiser(network: RegistrationNetwork, plan: Plan) -> torch.optim.Optimizer:
+    return torch.optim.Adam(network.parameters(), lr=plan.training.learning_rate)
+
+
+def _seeded_network(plan: Plan, levels: int) -> RegistrationNetwork:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.training.seed)
+        factors = plan.network.level_factors[:levels]
+        network = replace(plan.network, level_factors=factors)
+        return build_network(network, len(plan.fixed_modalities))

@@ -1,0 +1,164 @@
+"""The training loop; everything it needs is handed to it."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from autoreg.errors import AutoregError
+from autoreg.io.records import save_record
+from autoreg.plan import Plan
+from autoreg.registration.objective import LossValues, Objective
+from autoreg.training.batches import PairBatch
+from autoreg.training.checkpoint import save_checkpoint
+from autoreg.training.progress import (
+    EpochRecord,
+    ValidationSummary,
+    describe,
+    describe_validation,
+    write_progress,
+)
+from autoreg.training.state import TrainingState, add_last_level, as_checkpoint, resume_state
+from autoreg.training.validation import Validator, criterion, score
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSetup:
+    """All that stays the same while training.
+
+    Attributes:
+        plan: Epochs, batches, stages.
+        fold: "0", ... or "all".
+        folder: Of the fold; checkpoints and progress go there.
+        objective: What is minimised.
+        validator: Measures the network.
+        batches_per_epoch: Number of batches in an epoch.
+        device: Where to train.
+        show_progress: Whether to draw a progress bar.
+    """
+
+    plan: Plan
+    fold: str
+    folder: Path
+    objective: Objective
+    validator: Validator
+    batches_per_epoch: int
+    device: torch.device
+    show_progress: bool
+
+
+def train(setup: TrainingSetup, state: TrainingState, batches: Iterator[PairBatch]) -> None:
+    """Train to the plan's last epoch, with validations and checkpoints on the way.
+
+    Args:
+        setup: What stays the same.
+        state: Where to start; changed in place.
+        batches: Of all remaining epochs, in order.
+
+    Raises:
+        AutoregError: if the loss stops being a number, or a batch cannot be loaded.
+    """
+    training = setup.plan.training
+    if state.initial is None:
+        # What there is to improve on; besides, an unusable validation case shows at once.
+        state.initial = setup.validator(state.network).summary
+        logger.info("before training: %s", describe_validation(state.initial))
+    total = training.epochs * setup.batches_per_epoch
+    start = state.epoch * setup.batches_per_epoch
+    hidden = None if setup.show_progress else True  # None: shown on a terminal, not in a file
+    with tqdm(total=total, initial=start, unit="step", disable=hidden, leave=False) as bar:
+        while state.epoch < training.epochs:
+            if _is_due_for_last_level(state, setup.plan):
+                add_last_level(state, setup.plan, setup.device)
+                logger.info("the last level joins; the optimiser starts anew")
+            bar.set_description(f"epoch {state.epoch + 1}/{training.epochs}")
+            state.records.append(_train_epoch(setup, state, batches, bar))
+            state.epoch += 1
+            is_last = state.epoch == training.epochs
+            if is_last or state.epoch % training.validation_every == 0:
+                _validate_and_save(setup, state, state.initial)
+            logger.info("%s", describe(state.records[-1], training.epochs))
+    final = as_checkpoint(state, setup.plan, setup.fold)
+    save_checkpoint(setup.folder / "checkpoint_final.pt", final)
+
+
+def _is_due_for_last_level(state: TrainingState, plan: Plan) -> bool:
+    is_shallow = state.levels < len(plan.network.level_factors)
+    return is_shallow and state.epoch >= plan.training.shallow_epochs
+
+
+def _train_epoch(
+    setup: TrainingSetup,
+    state: TrainingState,
+    batches: Iterator[PairBatch],
+    bar: "tqdm[None]",
+) -> EpochRecord:
+    start, waiting = time.perf_counter(), 0.0
+    sums, pairs = [0.0, 0.0, 0.0], 0
+    for _ in range(setup.batches_per_epoch):
+        asked = time.perf_counter()
+        batch = next(batches)
+        waiting += time.perf_counter() - asked
+        loss = _step(setup, state, batch)
+        weight = len(batch.pairs)  # the last batch of an epoch may be smaller
+        pairs += weight
+        for i, value in enumerate((loss.similarity, loss.regularity, loss.total)):
+            sums[i] += weight * value
+        bar.set_postfix(loss=f"{loss.total:.4f}", refresh=False)
+        bar.update()
+    similarity, regularity, total = (value / pairs for value in sums)
+    return EpochRecord(
+        epoch=state.epoch,
+        levels=state.levels,
+        augmented=state.epoch >= setup.plan.training.augmentation.from_epoch,
+        similarity=similarity,
+        regularity=regularity,
+        total=total,
+        seconds=time.perf_counter() - start,
+        waiting_seconds=waiting,
+        validation=None,
+    )
+
+
+def _step(setup: TrainingSetup, state: TrainingState, batch: PairBatch) -> LossValues:
+    fixed = batch.fixed.to(setup.device, non_blocking=True)
+    moving = batch.moving.to(setup.device, non_blocking=True)
+    maps = state.network(moving, fixed)
+    loss = setup.objective.bind(moving, fixed)(maps, state.generator)
+    values = loss.values()
+    if not math.isfinite(values.total):
+        names = ", ".join(f"{pair.moving} to {pair.fixed}" for pair in batch.pairs)
+        raise AutoregError(
+            f"{setup.folder}: the loss is {values.total} in epoch {state.epoch + 1} for the pairs "
+            f"{names}; expected a number. Check these images, or train with a lower "
+            f"--learning-rate (now {setup.plan.training.learning_rate:g})"
+        )
+    state.optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss.total)
+    state.optimiser.step()
+    return values
+
+
+def _validate_and_save(
+    setup: TrainingSetup, state: TrainingState, initial: ValidationSummary
+) -> None:
+    validation = setup.validator(state.network)
+    summary = validation.summary
+    state.records[-1] = replace(state.records[-1], validation=summary)
+    value = score(summary)
+    is_best = state.best is None or value < state.best
+    if is_best:
+        state.best = value
+        best = as_checkpoint(state, setup.plan, setup.fold)
+        save_checkpoint(setup.folder / "checkpoint_best.pt", best)
+    save_record(validation, setup.folder / "validation.json")
+    write_progress(state.records, initial, criterion(summary), setup.folder)
+    latest = as_checkpoint(state, setup.plan, setup.fold, resume_state(state, initial))
+    save_checkpoint(setup.folder / "checkpoint_latest.pt", latest)

@@ -1,0 +1,193 @@
+"""Validation on the pairs of a fold, without augmentation: losses, Dice, landmark error, folding.
+
+Everything is measured on the plan's grid, where training works: Dice of labels warped by nearest
+neighbour, landmark distances in millimetres of the moving image, non-diffeomorphic volume of the
+displacement.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoreg.errors import AutoregError
+from autoreg.evaluation.fields import ndv
+from autoreg.evaluation.landmarks import tre_mm
+from autoreg.evaluation.overlap import dice, mean_over_labels, present_labels
+from autoreg.io.cases import Pair
+from autoreg.networks.base import RegistrationNetwork
+from autoreg.numerics.coordinates import unit_grid, unit_to_index_displacement
+from autoreg.numerics.maps import FieldChain
+from autoreg.numerics.warp import sample_at_index, warp
+from autoreg.planning.prepared import PreparedCase, corresponding_landmarks, load_prepared
+from autoreg.registration.objective import Objective
+from autoreg.training.progress import ValidationSummary
+
+Criterion = Literal["dice", "tre_mm", "total"]
+
+
+@dataclass(frozen=True)
+class PairValidation:
+    """One validation pair; see `ValidationSummary` for the values."""
+
+    fixed: str
+    moving: str
+    similarity: float
+    regularity: float
+    total: float
+    dice: float | None
+    tre_mm: float | None
+    ndv_percent: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One validation.
+
+    Attributes:
+        summary: Means.
+        pairs: Each pair.
+    """
+
+    summary: ValidationSummary
+    pairs: tuple[PairValidation, ...]
+
+
+class Validator:
+    """Validates a network on always the same pairs, with always the same random points.
+
+    Args:
+        folder: Of the prepared cases.
+        pairs: To validate with.
+        objective: What training minimises.
+        labels: Values of the structures; empty: those that a pair's fixed label map has.
+        seed: Of the regulariser's points.
+        device: Where to compute.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        pairs: Sequence[Pair],
+        objective: Objective,
+        labels: Sequence[int],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._folder = folder
+        self._pairs = tuple(pairs)
+        self._objective = objective
+        self._labels = tuple(labels)
+        self._seed = seed
+        self._device = device
+
+    def __call__(self, network: RegistrationNetwork) -> Validation:
+        """Validate; the network is in training mode afterwards.
+
+        Raises:
+            AutoregError: if a case cannot be loaded or its loss is not a number.
+        """
+        network.eval()
+        with torch.no_grad():
+            results = tuple(self._one(network, pair) for pair in self._pairs)
+        network.train()
+        return Validation(summarise(results), results)
+
+    def _one(self, network: RegistrationNetwork, pair: Pair) -> PairValidation:
+        fixed, moving = (load_prepared(self._folder, name) for name in (pair.fixed, pair.moving))
+        fixed_image, moving_image = (_image(case, self._device) for case in (fixed, moving))
+        maps = network(moving_image, fixed_image)
+        generator = torch.Generator().manual_seed(self._seed)
+        bound = self._objective.bind(moving_image, fixed_image)
+        loss = bound(maps, generator).values()
+        if not math.isfinite(loss.total):
+            raise AutoregError(
+                f"validation: the loss of {pair.moving} to {pair.fixed} is {loss.total}, expected "
+                "a number; check these two images, or train with a lower --learning-rate"
+            )
+        u_vox = _displacement(maps.fixed_to_moving, fixed)
+        return PairValidation(
+            pair.fixed,
+            pair.moving,
+            loss.similarity,
+            loss.regularity,
+            loss.total,
+            self._dice(fixed, moving, u_vox),
+            _tre(fixed, moving, u_vox),
+            100 * ndv(u_vox[0]).fraction,
+        )
+
+    def _dice(self, fixed: PreparedCase, moving: PreparedCase, u_vox: Tensor) -> float | None:
+        if fixed.labels is None or moving.labels is None:
+            return None
+        target, source = (torch.from_numpy(np.array(c.labels)) for c in (fixed, moving))
+        warped = warp(source[None, None].to(u_vox.device), u_vox, "zeros", "nearest")[0, 0]
+        labels = self._labels or present_labels(target)
+        value = mean_over_labels(dice(target.to(u_vox.device), warped, labels, moving=source))
+        return None if math.isnan(value) else value
+
+
+def summarise(results: Sequence[PairValidation]) -> ValidationSummary:
+    """Means over pairs; pairs without labels or landmarks are left out of those."""
+
+    def mean(name: str) -> float | None:
+        values = [getattr(result, name) for result in results]
+        known = [value for value in values if value is not None and not math.isnan(value)]
+        return sum(known) / len(known) if known else None
+
+    def always(name: str) -> float:
+        value = mean(name)
+        return math.nan if value is None else value
+
+    return ValidationSummary(
+        pairs=len(results),
+        similarity=always("similarity"),
+        regularity=always("regularity"),
+        total=always("total"),
+        dice=mean("dice"),
+        tre_mm=mean("tre_mm"),
+        ndv_percent=always("ndv_percent"),
+    )
+
+
+def criterion(summary: ValidationSummary) -> Criterion:
+    """By what the best checkpoint is chosen: Dice, else landmark error, else the loss."""
+    if summary.dice is not None:
+        return "dice"
+    return "total" if summary.tre_mm is None else "tre_mm"
+
+
+def score(summary: ValidationSummary) -> float:
+    """The criterion's value; lower is better."""
+    name = criterion(summary)
+    if name == "dice" and summary.dice is not None:
+        return 1 - summary.dice
+    value: float = getattr(summary, name)
+    return value
+
+
+def _image(case: PreparedCase, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.array(case.image))[None].to(device)
+
+
+def _displacement(chain: FieldChain, fixed: PreparedCase) -> Tensor:
+    """(1, 3, D, H, W) voxels of the grid."""
+    shape = fixed.geometry.shape
+    dense = chain.dense(shape)
+    return unit_to_index_displacement(dense - unit_grid(shape, device=dense.device), shape)
+
+
+def _tre(fixed: PreparedCase, moving: PreparedCase, u_vox: Tensor) -> float | None:
+    landmarks = corresponding_landmarks(fixed, moving)
+    if landmarks is None:
+        return None
+    start, target = landmarks
+    points = torch.from_numpy(start.T.astype(np.float32))[None, :, :, None, None]
+    moved = sample_at_index(u_vox, points.to(u_vox.device))[0, :, :, 0, 0].T.cpu().numpy()
+    mapped_mm, target_mm = (moving.geometry.to_world(p) for p in (start + moved, target))
+    return float(np.mean(tre_mm(mapped_mm, target_mm)))

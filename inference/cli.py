@@ -1,0 +1,193 @@
+"""autoreg_predict and autoreg_import_weights; heavy packages are imported after parsing."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from autoreg.command import (
+    add_device_flag,
+    add_path_flags,
+    make_parser,
+    resolve_device,
+    run_command,
+)
+from autoreg.errors import UsageError
+from autoreg.paths import resolve_paths
+
+IO_MODES = ("gradient_projection", "vanilla", "none")
+IO_PROJECTIONS = ("random_one", "both")
+
+
+def main_predict(argv: Sequence[str] | None = None) -> int:
+    """Register every pair of a folder with a trained model."""
+    parser = make_parser("autoreg_predict", "Register image pairs with a trained model.")
+    add = parser.add_argument
+    add("-i", "--input", type=Path, required=True, metavar="IN",
+        help="folder with pairs.csv, pairs.json or <case>_fixed.*/<case>_moving.* files, or a raw "
+        "data set (its test pairs); or such a csv or json file")  # fmt: skip
+    add("-o", "--output", type=Path, required=True, metavar="OUT",
+        help="folder for the results, one sub-folder for each pair")  # fmt: skip
+    _add_model_flags(parser)
+    _add_io_flags(parser)
+    add("--split", choices=("test", "validation", "training"), default="test",
+        help="which pairs of a raw data set (default: test)")  # fmt: skip
+    add("--fixed-modality", nargs="+", metavar="NAME",
+        help="modality of each fixed channel (default: the data set's or plan's)")  # fmt: skip
+    add("--moving-modality", nargs="+", metavar="NAME", help="the same of moving channels")
+    add("--continue", dest="continue_", action="store_true",
+        help="skip pairs whose results are complete and belong to the same files, weights and "
+        "options (default: predict all anew)")  # fmt: skip
+    add("--num-parts", type=int, default=1, metavar="N",
+        help="split the pairs into N parts and do one of them (default: 1)")  # fmt: skip
+    add("--part-id", type=int, default=0, metavar="K",
+        help="which part, counted from 0 (default: 0)")  # fmt: skip
+    add("--gpus", metavar="0,1", help="one process for each of these GPUs, each with its part")
+    add_device_flag(parser)
+    add_path_flags(parser, "results")
+    argv = list(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(argv)
+    arguments.argv = argv
+    return run_command(_predict, arguments)
+
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-m", "--model", type=Path, metavar="MODEL",
+        help="model folder: plan.json with fold_*/checkpoint_*.pt")  # fmt: skip
+    add("-d", "--dataset", metavar="ID",
+        help="number or name of the model's data set (default: the only model)")  # fmt: skip
+    add("--config", metavar="NAME", help="configuration of that model (default: the only one)")
+    add("--fold", metavar="K", help="fold of that model (default: the only one)")
+    add("--checkpoint", choices=("final", "best", "latest"),
+        help="which weights (default: the first of these that exists)")  # fmt: skip
+
+
+def _add_io_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--io", choices=IO_MODES,
+        help="instance optimisation of each pair (default: the plan's)")  # fmt: skip
+    add("--io-steps", type=int, metavar="N", help="at most N steps (default: the plan's)")
+    add("--io-projection", choices=IO_PROJECTIONS,
+        help="which gradient is projected on a conflict (default: the plan's)")  # fmt: skip
+    add("--seed", type=int, metavar="N", help="of instance optimisation (default: the plan's)")
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from autoreg.inference.models import ModelRequest, choose_model
+
+    model = choose_model(
+        ModelRequest(arguments.model, arguments.dataset, arguments.config),
+        resolve_paths(results=arguments.results).results,
+    )
+    if arguments.gpus is not None:
+        return _predict_on_gpus(arguments)
+    from autoreg.inference.batch import predict_all
+    from autoreg.inference.request import OptimisationChoice, PredictRequest
+
+    report = predict_all(
+        PredictRequest(
+            source=arguments.input,
+            output=arguments.output,
+            model=model,
+            fold=arguments.fold,
+            checkpoint=arguments.checkpoint,
+            split=arguments.split,
+            optimisation=OptimisationChoice(
+                arguments.io, arguments.io_projection, arguments.io_steps, arguments.seed
+            ),
+            fixed_modalities=arguments.fixed_modality,
+            moving_modalities=arguments.moving_modality,
+            skip_complete=arguments.continue_,
+            parts=arguments.num_parts,
+            part=arguments.part_id,
+        ),
+        resolve_device(arguments.device),
+    )
+    print(report.text(arguments.output))
+    return report.exit_status
+
+
+def _predict_on_gpus(arguments: argparse.Namespace) -> int:
+    from autoreg.inference.pairs import find_pairs
+    from autoreg.inference.parts import parse_gpus, part_commands, run_parts
+
+    if (arguments.num_parts, arguments.part_id, arguments.device) != (1, 0, "auto"):
+        raise UsageError("--gpus sets --num-parts, --part-id and --device itself; drop them")
+    gpus = parse_gpus(arguments.gpus)
+    find_pairs(arguments.input, arguments.split)  # one message here, not one from every part
+    statuses = run_parts(part_commands(arguments.argv, gpus))
+    failed = [
+        f"part {part} on cuda:{gpu} (exit status {status})"
+        for part, (gpu, status) in enumerate(zip(gpus, statuses, strict=True))
+        if status != 0
+    ]
+    if failed:
+        raise UsageError(
+            f"{len(failed)} of {len(gpus)} parts failed: {', '.join(failed)}; their messages stand "
+            "above. Mend the cause and run the same command with --continue"
+        )
+    return 0
+
+
+def main_import_weights(argv: Sequence[str] | None = None) -> int:
+    """Make a model folder from published weights."""
+    parser = make_parser(
+        "autoreg_import_weights", "Make a model folder from weights published by others."
+    )
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help="e.g. Step_2_final.trch of uniGradICON")
+    add("--from", dest="origin", required=True, choices=("unigradicon",), help="who published it")
+    add("-o", "--output", type=Path, required=True, metavar="MODEL", help="model folder to make")
+    add("--grid", type=int, nargs=3, metavar=("D", "H", "W"), default=(175, 175, 175),
+        help="grid of the network (default: 175 175 175, as published)")  # fmt: skip
+    add("--modality", choices=("mr", "ct"), default="mr",
+        help="modality of both images unless prediction says otherwise (default: mr)")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace a model that is there already")
+    return run_command(_import_weights, parser.parse_args(argv))
+
+
+def _import_weights(arguments: argparse.Namespace) -> None:
+    from autoreg.inference.import_weights import ImportOptions, import_unigradicon
+
+    summary = import_unigradicon(
+        arguments.file,
+        arguments.output,
+        ImportOptions(
+            tuple(arguments.grid), arguments.modality.upper(), overwrite=arguments.overwrite
+        ),
+    )
+    print(summary)
+
+
+def main_demo(argv: Sequence[str] | None = None) -> int:
+    """Go the whole way on a small data set with known deformations."""
+    parser = make_parser(
+        "autoreg_demo",
+        "From a folder of images to scored registrations on a small data set with known "
+        "deformations, in a few minutes and without a download.",
+    )
+    add = parser.add_argument
+    add("-o", "--output", type=Path, default=Path("autoreg_demo"), metavar="FOLDER",
+        help="everything is written below it (default: ./autoreg_demo)")  # fmt: skip
+    add("--epochs", type=int, default=20, metavar="N", help="of training (default: 20)")
+    add("--pairs-per-epoch", type=int, default=16, metavar="N", help="(default: 16)")
+    add("--io-steps", type=int, default=20, metavar="N",
+        help="of instance optimisation for each pair (default: 20)")  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N", help="of every random draw (default: 0)")
+    add_device_flag(parser)
+    return run_command(_demo, parser.parse_args(argv))
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from autoreg.inference.demo import DemoOptions, run_demo
+
+    options = DemoOptions(
+        arguments.output,
+        arguments.device,
+        arguments.epochs,
+        arguments.pairs_per_epoch,
+        arguments.io_steps,
+        arguments.seed,
+    )
+    run_demo(options, print)

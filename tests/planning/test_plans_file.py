@@ -1,0 +1,167 @@
+import json
+
+import pytest
+from fingerprints import small_plan
+
+from autoreg.errors import PlanError
+from autoreg.plan import AlignmentPlan
+from autoreg.planning.plans_file import configuration_names, load_plan, write_plans
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "plans.json"
+    write_plans(path, small_plan(), "digest")
+    return path
+
+
+def edit(path, change):
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data, indent=1))
+
+
+def add(path, name, content):
+    edit(path, lambda data: data["configurations"].update({name: content}))
+
+
+def test_a_plan_comes_back_as_it_was_written(path):
+    assert load_plan(path) == small_plan()
+
+
+def test_facts_of_the_data_set_stand_once(path):
+    data = json.loads(path.read_text())
+    assert data["labels"] == {"brain": 1}
+    assert "labels" not in data["configurations"]["default"]
+
+
+def test_nested_overrides_leave_their_neighbours_alone(path):
+    add(path, "long", {"inherits_from": "default", "training": {"epochs": 200}})
+    plan = load_plan(path, "long")
+    assert plan.configuration == "long"
+    assert plan.training.epochs == 200
+    assert plan.training.augmentation == small_plan().training.augmentation
+    assert plan.reasons["training.epochs"] == 'overridden in configuration "long"'
+    assert plan.reasons["grid.shape"] == "rule grid_shape"
+
+
+def test_inheritance_goes_through_several_hands(path):
+    add(path, "a", {"inherits_from": "default", "training": {"epochs": 10}})
+    add(path, "b", {"inherits_from": "a", "training": {"seed": 7}})
+    plan = load_plan(path, "b")
+    assert (plan.training.epochs, plan.training.seed) == (10, 7)
+
+
+def test_another_similarity_does_not_inherit_foreign_parameters(path):
+    add(path, "mind", {"inherits_from": "default", "loss": {"similarity": "mind"}})
+    add(path, "wide", {"inherits_from": "default", "loss": {"similarity_parameters": {"sigma": 5}}})
+    assert load_plan(path, "mind").loss.similarity_parameters == {}
+    assert load_plan(path, "wide").loss.similarity_parameters == {"sigma": 5.0}
+
+
+def test_another_alignment_does_not_inherit_the_centre(path):
+    add(path, "apart", {"inherits_from": "default", "alignment": {"kind": "centres"}})
+    assert load_plan(path, "apart").alignment == AlignmentPlan("centres")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"inherits_from": "defualt"}, 'no configuration "defualt".*did you mean "default"'),
+        ({"inherits_from": 3}, "expected the name of a configuration, found 3"),
+        ({"inherits_from": "mine"}, "inherit in a circle: mine -> mine"),
+        ({"inherits_from": "default", "trianing": {}}, '"trianing"; did you mean "training"'),
+        ({"inherits_from": "default", "training": {"epcohs": 3}}, 'did you mean "epochs"'),
+        ({"inherits_from": "default", "training": {"epochs": "3"}}, "epochs: expected a whole"),
+        ({"inherits_from": "default", "training": {"epochs": 0}}, "epochs must be at least 1"),
+        ({"inherits_from": "default", "training": 3}, "training: expected an object, found 3"),
+        ({"inherits_from": "default", "labels": {"x": 1}}, '"labels" does not stand here'),
+        ({"training": {"epochs": 3}}, 'the key "budget" is missing'),
+        ([], r"mine: expected an object, found \[\]"),
+    ],
+)
+def test_mistakes_are_named_with_file_and_place(path, content, message):
+    add(path, "mine", content)
+    with pytest.raises(PlanError, match=message) as caught:
+        load_plan(path, "mine")
+    assert str(path) in str(caught.value)
+
+
+def test_one_broken_configuration_does_not_spoil_the_others(path):
+    add(path, "mine", {"inherits_from": "default", "training": {"epcohs": 3}})
+    assert load_plan(path).training.epochs == 80
+
+
+def test_unknown_configurations_and_files_say_what_to_do(path, tmp_path):
+    with pytest.raises(PlanError, match=r'no configuration "deflaut".*did you mean "default"'):
+        load_plan(path, "deflaut")
+    with pytest.raises(PlanError, match="no such file; run autoreg_plan"):
+        load_plan(tmp_path / "absent.json")
+
+
+def test_a_syntax_error_is_named_with_its_line_and_the_file_stays(path):
+    text = path.read_text().replace('"epochs": 80,', '"epochs": 80')
+    path.write_text(text)
+    for use in (load_plan, lambda path: write_plans(path, small_plan(), "digest")):
+        with pytest.raises(PlanError, match=r"plans\.json, line \d+, column \d+"):
+            use(path)
+    assert path.read_text() == text
+
+
+def test_a_file_of_another_format_is_refused(path):
+    edit(path, lambda data: data.update(format=2))
+    with pytest.raises(PlanError, match="plan format 2 is not 1"):
+        load_plan(path)
+
+
+# planning again
+
+
+def test_configurations_that_people_added_survive(path):
+    add(path, "long", {"inherits_from": "default", "training": {"epochs": 200}})
+    assert write_plans(path, small_plan(epochs=90), "digest 2") == ()
+    assert load_plan(path).training.epochs == 90
+    assert load_plan(path, "long").training.epochs == 200
+    assert configuration_names(path) == ("default", "long")
+
+
+def test_another_planned_configuration_stands_beside(path):
+    write_plans(path, small_plan("large", epochs=5), "digest")
+    assert load_plan(path).training.epochs == 80
+    assert load_plan(path, "large").training.epochs == 5
+    assert write_plans(path, small_plan(epochs=81), "digest") == ()
+
+
+def test_an_edited_configuration_is_kept_under_another_name(path):
+    edit(path, lambda d: d["configurations"]["default"]["training"].update(epochs=33))
+    (message,) = write_plans(path, small_plan(epochs=90), "digest")
+    assert '"default_edited_1"' in message
+    assert load_plan(path).training.epochs == 90
+    assert load_plan(path, "default_edited_1").training.epochs == 33
+
+
+def test_every_edit_is_kept_once(path):
+    for number in (33, 34):
+        edit(path, lambda d, n=number: d["configurations"]["default"]["training"].update(epochs=n))
+        write_plans(path, small_plan(), "digest")
+    assert load_plan(path, "default_edited_2").training.epochs == 34
+    edit(path, lambda d: d["configurations"]["default"]["training"].update(epochs=33))
+    (message,) = write_plans(path, small_plan(), "digest")
+    assert 'already kept as "default_edited_1"' in message
+    assert len(configuration_names(path)) == 3
+
+
+def test_other_white_space_is_no_edit(path):
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    assert write_plans(path, small_plan(epochs=90), "digest") == ()
+    assert configuration_names(path) == ("default",)
+
+
+def test_the_planner_never_replaces_what_it_did_not_write(path):
+    add(path, "mine", {"inherits_from": "default"})
+    with pytest.raises(PlanError, match=r'"mine" was added by hand.*another name with --config'):
+        write_plans(path, small_plan("mine"), "digest")
+
+
+def test_the_plan_remembers_the_state_of_the_data(path):
+    assert json.loads(path.read_text())["fingerprint_digest"] == "digest"

@@ -1,0 +1,86 @@
+import pytest
+from fingerprints import case, fingerprint
+
+from autoreg.losses.factory import build_regularity, build_similarity
+from autoreg.plan import IntensityPlan
+from autoreg.planning.rules_loss import (
+    choose_intensity,
+    choose_loss,
+    choose_sigma,
+    choose_similarity,
+)
+
+CUBE = (175, 175, 175)
+
+
+def intensity_of(modality, minimum, maximum):
+    one = case("a", modalities=(modality,), intensities=(minimum, maximum))
+    return choose_intensity(fingerprint([one, one], fixed=(modality,)))[modality]
+
+
+@pytest.mark.parametrize(
+    ("modality", "minimum", "maximum", "expected"),
+    [
+        ("CT", -1024, 3071, ("window", -1000, 1000)),
+        ("ct", -1024, 400, ("window", -1000, 400)),
+        ("CT", -160, 240, ("window", -160, 240)),  # clipped before
+        ("CT", 0, 1, ("window", 0, 1)),  # scaled before
+        ("CT", 0, 4095, ("quantiles", 0, 0.99)),  # carries an offset of 1024
+        ("MR", 0, 255, ("quantiles", 0, 0.99)),
+        ("T1w", -3, 2000, ("quantiles", 0, 0.99)),
+        ("PET", 0, 40000, ("quantiles", 0, 0.99)),
+    ],
+)
+def test_intensity_scheme(modality, minimum, maximum, expected):
+    assert intensity_of(modality, minimum, maximum).value == IntensityPlan(*expected)
+
+
+def test_the_window_spans_all_cases():
+    cases = [case("a", modalities=("CT",), intensities=(-200.0, 300.0)),
+             case("b", modalities=("CT",), intensities=(-900.0, 250.0))]  # fmt: skip
+    window = choose_intensity(fingerprint(cases, fixed=("CT",)))["CT"].value
+    assert (window.lower, window.upper) == (-900.0, 300.0)
+
+
+def test_every_modality_of_a_pair_has_a_scheme():
+    cases = [case("a", modalities=("CT",), intensities=(-1024.0, 2000.0)), case("b")]
+    schemes = choose_intensity(fingerprint(cases, fixed=("CT",), moving=("MR",)))
+    assert {name: choice.value.kind for name, choice in schemes.items()} == {
+        "CT": "window",
+        "MR": "quantiles",
+    }
+
+
+@pytest.mark.parametrize(
+    ("fixed", "moving", "correlation", "expected"),
+    [
+        (("MR",), ("MR",), 0.7, "lncc"),
+        (("MR",), ("MR",), 0.05, "lncc"),  # not registered yet: low is no proof
+        (("MR",), ("MR",), -0.4, "squared_lncc"),
+        (("T1",), ("T2",), 0.5, "squared_lncc"),
+        (("CT",), ("MR",), 0.5, "mind"),
+        (("MR",), ("CBCT",), 0.5, "mind"),
+        (("CT",), ("CBCT",), 0.5, "squared_lncc"),
+        (("T1", "T2"), ("T1", "T2"), 0.5, "lncc"),
+    ],
+)
+def test_similarity(fixed, moving, correlation, expected):
+    data = fingerprint(fixed=fixed, moving=moving, correlation=correlation)
+    assert choose_similarity(data).value == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [(CUBE, 5.0), ((128, 160, 128), 4.0), ((96,) * 3, 2.5), ((48,) * 3, 2.0), ((400,) * 3, 5.0)],
+)
+def test_sigma_keeps_its_share_of_the_grid(shape, expected):
+    assert choose_sigma(shape).value == expected
+
+
+@pytest.mark.parametrize(("fixed", "moving"), [("MR", "MR"), ("CT", "MR"), ("T1", "T2")])
+def test_the_losses_know_what_the_planner_asks_for(fixed, moving):
+    loss, reasons = choose_loss(fingerprint(fixed=(fixed,), moving=(moving,)), CUBE)
+    build_similarity(loss)
+    build_regularity(loss)
+    assert loss.regularity_weight == 1.5
+    assert all(reasons.values())

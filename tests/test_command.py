@@ -1,0 +1,77 @@
+"""What every command shares."""
+
+import argparse
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from autoreg.command import (
+    add_device_flag,
+    add_path_flags,
+    make_parser,
+    resolve_device,
+    run_command,
+)
+from autoreg.errors import DataError, UsageError
+
+
+def test_an_expected_error_is_one_message_and_status_2(capsys):
+    def body(arguments):
+        raise DataError(f"{arguments.file}: no such file")
+
+    assert run_command(body, argparse.Namespace(file="a.nii.gz")) == 2
+    assert capsys.readouterr().err == "error: a.nii.gz: no such file\n"
+
+
+def test_a_defect_is_not_hidden():
+    def body(arguments):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_command(body, argparse.Namespace())
+
+
+def test_status_of_success_of_the_body_and_of_an_interruption(capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    assert run_command(lambda arguments: None, argparse.Namespace()) == 0
+    assert run_command(lambda arguments: 3, argparse.Namespace()) == 3
+    assert run_command(interrupted, argparse.Namespace()) == 130
+
+
+def test_flags_are_not_abbreviated(capsys):
+    parser = make_parser("autoreg_test", "A test.")
+    add_path_flags(parser, "raw", "results")
+    add_device_flag(parser)
+    arguments = parser.parse_args(["--raw", "r"])
+    assert (str(arguments.raw), arguments.results, arguments.device) == ("r", None, "auto")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--res", "r"])
+    assert "unrecognized arguments: --res" in capsys.readouterr().err
+
+
+def test_devices(monkeypatch):
+    assert resolve_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert resolve_device("auto") == torch.device("cpu")
+    with pytest.raises(UsageError, match="this machine has 0 CUDA devices"):
+        resolve_device("cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    for name in ("cuda:2", "gpu", "cpu:", "cuda:x"):
+        with pytest.raises(UsageError, match=f"--device {name}"):
+            resolve_device(name)
+
+
+def test_the_module_imports_nothing_heavy():
+    """Help must answer at once: torch and numpy come after parsing."""
+    code = (
+        "import sys, autoreg.command; "
+        "print([m for m in ('torch', 'numpy', 'SimpleITK', 'scipy') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,77 @@
+import dataclasses
+import logging
+
+import pytest
+
+from autoreg.errors import PlanError, UsageError
+from autoreg.training.comparison import plan_differences
+from autoreg.training.overrides import Overrides, override
+
+
+@pytest.fixture
+def long_plan(make_plan):
+    plan = make_plan(epochs=80, shallow_epochs=40)
+    augmentation = dataclasses.replace(plan.training.augmentation, from_epoch=50)
+    return dataclasses.replace(
+        plan, training=dataclasses.replace(plan.training, augmentation=augmentation)
+    )
+
+
+def test_without_flags_the_plan_holds(long_plan):
+    assert override(long_plan, Overrides(), pretrained=False) == long_plan
+
+
+def test_flags_replace_values_and_leave_a_reason(long_plan):
+    flags = Overrides(pairs_per_epoch=3, learning_rate=0.5, seed=9, validation_every=7)
+    plan = override(long_plan, flags, pretrained=False)
+    expected = dataclasses.replace(
+        long_plan.training, pairs_per_epoch=3, learning_rate=0.5, seed=9, validation_every=7
+    )
+    assert plan.training == expected
+    assert plan.reasons["training.learning_rate"] == "set by --learning-rate"
+
+
+def test_a_shorter_training_keeps_its_proportions(long_plan, caplog):
+    with caplog.at_level(logging.INFO):
+        training = override(long_plan, Overrides(epochs=8), pretrained=False).training
+    assert (training.epochs, training.shallow_epochs, training.augmentation.from_epoch) == (8, 4, 5)
+    assert "training.shallow_epochs moves to 4" in caplog.text
+
+
+def test_what_is_given_is_not_moved(long_plan):
+    flags = Overrides(epochs=8, shallow_epochs=0, augmentation_from=80)
+    training = override(long_plan, flags, pretrained=False).training
+    assert (training.shallow_epochs, training.augmentation.from_epoch) == (0, 80)
+
+
+def test_pretrained_weights_skip_the_first_stage(long_plan):
+    assert override(long_plan, Overrides(), pretrained=True).training.shallow_epochs == 0
+
+
+def test_a_first_stage_to_the_end_is_refused(long_plan):
+    with pytest.raises(UsageError, match="the last level would never be trained"):
+        override(long_plan, Overrides(shallow_epochs=80), pretrained=False)
+
+
+def test_impossible_values_are_refused(long_plan):
+    with pytest.raises(PlanError, match=r"learning_rate must be positive"):
+        override(long_plan, Overrides(learning_rate=0.0), pretrained=False)
+
+
+def test_another_batch_size_is_weighed(long_plan, caplog):
+    plan = override(long_plan, Overrides(batch_size=1), pretrained=False)
+    larger = override(long_plan, Overrides(batch_size=64), pretrained=False)
+    assert 0 < plan.memory.training < larger.memory.training
+    assert "more than the 0.0 GiB of budget cpu" in caplog.text
+
+
+def test_differences_are_told_in_the_plans_own_words(long_plan):
+    other = override(long_plan, Overrides(epochs=8), pretrained=False)
+    other = dataclasses.replace(other, labels={"blob": 1, "other": 2})
+    assert plan_differences(long_plan, other) == [
+        "labels.other was absent and is now 2",
+        "training.augmentation.from_epoch was 50 and is now 5",
+        "training.epochs was 80 and is now 8",
+        "training.shallow_epochs was 40 and is now 4",
+    ]
+    assert plan_differences(long_plan, other, only=("network",)) == []
