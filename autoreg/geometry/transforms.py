@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from autoreg.errors import GeometryError
-from autoreg.geometry.grid import FloatArray, Geometry
+from autoreg.geometry.grid import FloatArray, Geometry, apply_affine
 from autoreg.geometry.volume import Volume
 from autoreg.numerics.coordinates import slabs, transformed_index_grid
 from autoreg.numerics.invert import Inverter
@@ -59,8 +59,7 @@ class Affine:
 
     def map_points(self, points_mm: ArrayLike) -> FloatArray:
         """Where points go: (N, 3) xyz LPS mm -> (N, 3)."""
-        points = np.asarray(points_mm, dtype=np.float64)
-        return points @ self.matrix[:3, :3].T + self.matrix[:3, 3]
+        return apply_affine(self.matrix, points_mm)
 
     def inverse(self) -> "Affine":
         """The inverse map."""

@@ -25,9 +25,9 @@ Matrix = tuple[Row, Row, Row, Row]
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A raw file and what it was when the case was prepared."""
+    """A raw file, named relative to its data set, and what it was when the case was prepared."""
 
-    path: str
+    name: str
     size: int
     modified_ns: int
     sha256: str

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoreg.errors import DataError
+from autoreg.errors import DataError, PlanError
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.transforms import resample_volume
 from autoreg.io.atomic import atomic_path
@@ -70,6 +70,7 @@ class PreprocessReport:
 @dataclass(frozen=True)
 class _Task:
     case: Case
+    raw: Path
     plan: Plan
     folder: Path
 
@@ -83,7 +84,7 @@ def preprocess(
     progress: bool = True,
     overwrite: bool = False,
 ) -> PreprocessReport:
-    """Prepare every case that training or validation needs.
+    """Prepare the training cases, with which validation while training is done, too.
 
     Args:
         dataset: The raw data set.
@@ -99,14 +100,18 @@ def preprocess(
     Raises:
         DataError: if a case cannot be prepared; it names the case and carries the cause. Cases
             finished before are kept, and the next run continues there.
+        PlanError: if the data set has a modality that the plan doesn't know.
     """
     folder = prepared_folder(out_root, plan)
-    cases = needed_cases(dataset)
+    cases = sorted(dataset.training, key=lambda case: case.name)
+    _require_schemes(plan, cases)
     removed = _remove_absent(folder, {case.name for case in cases})
     _remove_stale_partials(folder)
-    todo = [case for case in cases if overwrite or not _is_current(case, plan, folder)]
+    todo = [
+        case for case in cases if overwrite or not _is_current(case, dataset.folder, plan, folder)
+    ]
     count = choose_workers(len(todo), _bytes_per_case(todo, plan), workers)
-    tasks = [(case.name, _Task(case, plan, folder)) for case in todo]
+    tasks = [(case.name, _Task(case, dataset.folder, plan, folder)) for case in todo]
     for _ in map_cases(
         _prepare_case, tasks, workers=count, title="preprocessing", progress=progress
     ):
@@ -122,16 +127,7 @@ def preprocess(
     )
 
 
-def needed_cases(dataset: RawDataset) -> tuple[Case, ...]:
-    """Training cases, and others that training or validation pairs name; sorted by name."""
-    pairs = (*(dataset.training_pairs or ()), *(dataset.validation_pairs or ()))
-    named = {name for pair in pairs for name in (pair.fixed, pair.moving)}
-    cases = {case.name: case for case in dataset.test if case.name in named}
-    cases.update({case.name: case for case in dataset.training})
-    return tuple(cases[name] for name in sorted(cases))
-
-
-def settings_digest(plan: Plan, modalities: Iterable[str]) -> str:
+def settings_digest(plan: Plan, modalities: Sequence[str]) -> str:
     """SHA-256 over all that the plan prescribes for preparing a case of these modalities."""
     prescribed = {
         "format": PREPARED_FORMAT,
@@ -142,7 +138,17 @@ def settings_digest(plan: Plan, modalities: Iterable[str]) -> str:
     return hashlib.sha256(dump_json(prescribed).encode("utf-8")).hexdigest()
 
 
-def _is_current(case: Case, plan: Plan, folder: Path) -> bool:
+def _require_schemes(plan: Plan, cases: Iterable[Case]) -> None:
+    unknown = {name for case in cases for name in case.modalities} - set(plan.intensity)
+    if unknown:
+        raise PlanError(
+            f'the plan "{plan.configuration}" of {plan.dataset} has intensity schemes for '
+            f"{', '.join(plan.intensity)}, but not for {', '.join(sorted(unknown))}; the data set "
+            "has changed since it was planned: run autoreg_plan_and_preprocess"
+        )
+
+
+def _is_current(case: Case, raw: Path, plan: Plan, folder: Path) -> bool:
     path = record_path(folder, case.name)
     if not path.exists():
         return False
@@ -154,9 +160,9 @@ def _is_current(case: Case, plan: Plan, folder: Path) -> bool:
     return (
         record.settings == settings_digest(plan, case.modalities)
         and record.modalities == case.modalities
-        and [source.path for source in record.sources] == [str(p.absolute()) for p in case.files]
+        and [source.name for source in record.sources] == [_name(p, raw) for p in case.files]
         and all(_has_size(folder / name, size) for name, size in record.files.items())
-        and all(map(_is_unchanged, record.sources))
+        and all(map(_is_unchanged, case.files, record.sources))
     )
 
 
@@ -164,20 +170,25 @@ def _has_size(path: Path, size: int) -> bool:
     return path.exists() and path.stat().st_size == size
 
 
-def _is_unchanged(source: SourceFile) -> bool:
+def _is_unchanged(path: Path, source: SourceFile) -> bool:
     """Size and time decide where they agree; where only the time differs, the content does."""
     try:
-        stat = Path(source.path).stat()
+        stat = path.stat()
     except OSError:
         return False
     if stat.st_size != source.size:
         return False
-    return stat.st_mtime_ns == source.modified_ns or _sha256(Path(source.path)) == source.sha256
+    return stat.st_mtime_ns == source.modified_ns or _sha256(path) == source.sha256
 
 
-def _describe_source(path: Path) -> SourceFile:
+def _describe_source(path: Path, raw: Path) -> SourceFile:
     stat = path.stat()
-    return SourceFile(str(path.absolute()), stat.st_size, stat.st_mtime_ns, _sha256(path))
+    return SourceFile(_name(path, raw), stat.st_size, stat.st_mtime_ns, _sha256(path))
+
+
+def _name(path: Path, raw: Path) -> str:
+    """Relative to the data set, so that this may move."""
+    return (path.relative_to(raw) if path.is_relative_to(raw) else path).as_posix()
 
 
 def _sha256(path: Path) -> str:
@@ -189,7 +200,7 @@ def _prepare_case(task: _Task) -> None:
     """Read, normalise, resample and write one case; its record comes last."""
     case, plan, folder = task.case, task.plan, task.folder
     # Described before reading: a file that changes meanwhile is noticed by the next run.
-    sources = tuple(_describe_source(path) for path in case.files)
+    sources = tuple(_describe_source(path, task.raw) for path in case.files)
     record_path(folder, case.name).unlink(missing_ok=True)
     volume = read_image(case.images, "intensity")
     mask = None if case.mask is None else read_image([case.mask], "mask")
@@ -200,8 +211,11 @@ def _prepare_case(task: _Task) -> None:
     if case.labels is not None:
         arrays["labels"] = _labels_on_grid(case.labels, prepared.geometry)
     names = array_names(case.name)
-    for role, array in arrays.items():
-        _save_array(folder / names[role], array)
+    for role, name in names.items():
+        if role in arrays:
+            _save_array(folder / name, arrays[role])
+        else:
+            (folder / name).unlink(missing_ok=True)
     record = PreparedRecord(
         format=PREPARED_FORMAT,
         case=case.name,

@@ -58,9 +58,8 @@ def with_network(plan, shape, width, levels=(1.0,), **training):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
-@pytest.mark.parametrize(("shape", "width"), [((48, 40, 44), 0.25), ((24, 24, 24), 0.5)])
-def test_the_estimate_is_within_a_fifth_of_the_measured_peak(plan, shape, width):
-    plan = with_network(plan, shape, width, (0.5, 1.0, 1.0))
+def test_the_estimate_is_within_a_fifth_of_the_measured_peak(plan):
+    plan = with_network(plan, (48, 40, 44), 0.25, (0.5, 1.0, 1.0))
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         input=json.dumps(to_plain(plan)),
@@ -75,11 +74,11 @@ def test_the_estimate_is_within_a_fifth_of_the_measured_peak(plan, shape, width)
 
 
 def test_memory_grows_with_grid_width_and_batch(plan):
-    base = training_bytes(with_network(plan, (32, 32, 32), 0.5), cuda=False)
+    base = training_bytes(with_network(plan, (64, 64, 64), 0.25), cuda=False)
     grown = [
-        with_network(plan, (64, 32, 32), 0.5),
-        with_network(plan, (32, 32, 32), 1.0),
-        with_network(plan, (32, 32, 32), 0.5, batch_size=4),
+        with_network(plan, (64, 96, 64), 0.25),
+        with_network(plan, (64, 64, 64), 0.5),
+        with_network(plan, (64, 64, 64), 0.25, batch_size=2),
     ]
     assert all(training_bytes(other, cuda=False) > base for other in grown)
 

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 from fingerprints import case, fingerprint
@@ -6,6 +7,7 @@ from fingerprints import case, fingerprint
 from autoreg.errors import PlanError
 from autoreg.io.records import dump_json, to_plain
 from autoreg.plan import Plan
+from autoreg.planning import rules
 from autoreg.planning.budget import get_budget
 from autoreg.planning.rules import plan_from_fingerprint
 
@@ -72,12 +74,23 @@ def test_the_cpu_plan_is_small_and_fits(brains_cpu):
     assert 0 < max(memory.training, memory.instance_optimisation) <= memory.limit
 
 
-def test_the_plan_never_needs_more_than_the_limit():
-    budget = dataclasses.replace(get_budget("8gb"), memory_bytes=2**31, width=0.25)
+@pytest.mark.parametrize(("optimising", "training"), [(3000, 1000), (1000, 3000)])
+def test_neither_training_nor_optimisation_exceeds_the_limit(monkeypatch, optimising, training):
+    def optimisation_bytes(plan, *, cuda):
+        return optimising * math.prod(plan.grid.shape)
+
+    def training_bytes(plan, *, cuda):
+        return training * math.prod(plan.grid.shape) * plan.training.batch_size
+
+    monkeypatch.setattr(rules, "instance_optimisation_bytes", optimisation_bytes)
+    monkeypatch.setattr(rules, "training_bytes", training_bytes)
+    monkeypatch.setattr(rules, "estimate_memory", lambda plan, limit, cuda: plan.memory)
+    limit = 8 * 10**9
+    budget = dataclasses.replace(get_budget("80gb"), memory_bytes=limit)
     plan = plan_from_fingerprint(fingerprint(), budget)
-    memory = plan.memory
-    assert max(memory.training, memory.instance_optimisation) <= budget.memory_bytes
-    assert max(memory.training, memory.instance_optimisation) > 0.8 * budget.memory_bytes
+    needed = max(optimisation_bytes(plan, cuda=True), training_bytes(plan, cuda=True))
+    assert 0.7 * limit < needed <= limit
+    assert plan.training.batch_size == (2 if training < optimising else 1)
 
 
 def test_a_hopeless_limit_is_an_error():

@@ -6,7 +6,7 @@ import pytest
 from fingerprints import small_plan
 from raw_datasets import blob, native, write_array, write_json
 
-from autoreg.errors import DataError
+from autoreg.errors import DataError, PlanError
 from autoreg.io.dataset import read_dataset
 from autoreg.plan import AlignmentPlan, GridPlan, IntensityPlan
 from autoreg.planning.prepared import (
@@ -23,7 +23,7 @@ NAME = "Dataset001_X"
 @pytest.fixture
 def raw(tmp_path):
     """Three blobs of 12 x 10 x 8 voxels; a has labels, a mask and landmarks."""
-    folder = native(tmp_path / "raw" / NAME, CASES)
+    folder = native(tmp_path / "raw" / NAME, CASES, {"modality": {"0": "MR"}})
     labels = (2 * (blob() > 0)).astype(np.uint8)
     write_array(folder / "labelsTr" / "a.nii.gz", labels)
     write_array(folder / "masksTr" / "a.nii.gz", (labels > 0).astype(np.uint8))
@@ -60,7 +60,7 @@ def test_a_prepared_case_holds_what_the_raw_one_does(raw):
     np.testing.assert_array_equal(case.mask, image > 0)
     np.testing.assert_allclose(case.landmarks_vox["landmarks"], [[3, 2, 1], [6, 5, 4.5]])
     assert case.geometry.difference(case.source_geometry) is None
-    assert case.modalities == ("image",) or case.modalities == ("MR",)
+    assert case.modalities == ("MR",)
 
 
 def test_a_case_without_extras_has_none(raw):
@@ -123,13 +123,16 @@ def test_a_changed_plan_redoes_what_it_concerns(raw, changes, again):
 
 
 def test_a_changed_intensity_scheme_redoes_its_modality(raw):
-    modality = read_dataset(raw).fixed_modalities[0]
-    scheme = {modality: IntensityPlan("quantiles", 0.0, 0.99), "CT": IntensityPlan("window", 0, 1)}
-    run(raw, plan_of(intensity={**plan_of().intensity, **scheme}))
-    other = {**scheme, "CT": IntensityPlan("window", 0, 2)}
-    assert run(raw, plan_of(intensity={**plan_of().intensity, **other})).prepared == ()
-    mine = {**scheme, modality: IntensityPlan("quantiles", 0.0, 0.9)}
-    assert run(raw, plan_of(intensity={**plan_of().intensity, **mine})).prepared == CASES
+    usual, other = IntensityPlan("quantiles", 0.0, 0.99), IntensityPlan("quantiles", 0.0, 0.9)
+    run(raw, plan_of(intensity={"MR": usual, "CT": usual}))
+    assert run(raw, plan_of(intensity={"MR": usual, "CT": other})).prepared == ()
+    assert run(raw, plan_of(intensity={"MR": other, "CT": usual})).prepared == CASES
+
+
+def test_a_modality_that_the_plan_does_not_know_says_plan_again(raw):
+    write_json(raw / "dataset.json", {"modality": {"0": "PET"}})
+    with pytest.raises(PlanError, match=r"for MR, but not for PET.*plan_and_preprocess"):
+        run(raw)
 
 
 def test_a_longer_training_redoes_nothing(raw):
@@ -162,6 +165,13 @@ def test_a_touched_file_redoes_nothing(raw):
     run(raw)
     os.utime(raw / "imagesTr" / "b_0000.nii.gz", (1, 1))
     assert run(raw).prepared == ()
+
+
+def test_a_data_set_may_move(raw):
+    run(raw)
+    elsewhere = raw.parents[1] / "elsewhere" / NAME
+    elsewhere.parent.mkdir()
+    assert run(raw.rename(elsewhere)).prepared == ()
 
 
 def test_a_vanished_case_is_removed(raw):
@@ -221,11 +231,9 @@ def test_overwrite_prepares_everything_again(raw):
 # which cases, and reading them
 
 
-def test_test_cases_are_prepared_only_if_validation_needs_them(raw):
+def test_test_cases_stay_raw(raw):
     write_array(raw / "imagesTs" / "t_0000.nii.gz", blob(seed=5))
-    write_array(raw / "imagesTs" / "v_0000.nii.gz", blob(seed=6))
-    write_json(raw / "dataset.json", {"validation_pairs": [{"fixed": "v", "moving": "a"}]})
-    assert run(raw).prepared == ("a", "b", "c", "v")
+    assert run(raw).prepared == CASES
 
 
 def test_an_unprepared_case_says_what_to_run(tmp_path):
