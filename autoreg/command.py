@@ -49,6 +49,23 @@ def add_device_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def whole_number(lowest: int) -> Callable[[str], int]:
+    """For `type=` of a flag: a whole number that is not below `lowest`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = lowest - 1
+        if value < lowest:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of {lowest} or more, found {text}"
+            )
+        return value
+
+    return parse
+
+
 def resolve_device(name: str) -> "torch.device":
     """The torch device that a `--device` value names.
 
@@ -60,13 +77,13 @@ def resolve_device(name: str) -> "torch.device":
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or name == "cpu:":
+    if kind not in ("cpu", "cuda") or (":" in name and not number.isdecimal()):
         raise UsageError(f'--device {name}: unknown; use auto, cpu, cuda or cuda:N, e.g. "cuda:0"')
     if kind == "cuda":
         count = torch.cuda.device_count()
         if int(number or 0) >= count:
             raise UsageError(f"--device {name}: this machine has {count} CUDA devices; use cpu")
-    return torch.device(name)
+    return torch.device(kind, int(number)) if number else torch.device(kind)
 
 
 def set_passive_threads() -> None:

@@ -144,8 +144,8 @@ class AugmentationPlan:
     Attributes:
         from_epoch: First epoch (counted from 0) that is augmented.
         affine_probability: One gate per image for rotation, translation and scaling together.
-        rotation_deg: Uniform in +-, about each world axis.
-        translation_mm: Uniform in +-, along each world axis.
+        rotation_deg: Uniform in +-, about each axis of the grid.
+        translation_mm: Uniform in +-, along each axis of the grid.
         scaling: Uniform in 1 +-, one factor.
         flip_probability: One draw per pair; both images are flipped.
         flip_axis: Axis of the grid (0 = d, 1 = h, 2 = w); the paper's "vertical".
@@ -244,7 +244,7 @@ class MemoryPlan:
     Attributes:
         limit: What the budget allows.
         training: One training step at the planned batch size.
-        instance_optimisation: One IO step.
+        instance_optimisation: A prediction with IO.
         prediction: A prediction without IO.
     """
 

@@ -1,4 +1,4 @@
-"""One small module for each public data set.
+"""The room for one small module for each public data set that needs converting; none yet.
 
 Installed as `autoreg.dataset_conversion`; importing it under another name would make
 a second copy of its classes, so that is refused.

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,38 +10,45 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from autoreg.errors import AutoregError, UsageError
+from autoreg.errors import UsageError
+from autoreg.failures import FAILURES, reason_of
 from autoreg.geometry.volume import Volume
-from autoreg.inference.export import clear_case, export_pair, read_on_grid
+from autoreg.inference.export import (
+    begin_case,
+    clear_case,
+    export_pair,
+    mark_failed,
+    mark_finished,
+    outside_note,
+    read_carried,
+)
 from autoreg.inference.pairs import find_pairs
 from autoreg.inference.pairs_file import PairFiles
 from autoreg.inference.predictor import Prediction, Predictor
 from autoreg.inference.request import PredictRequest, Report
-from autoreg.inference.result import (
+from autoreg.inference.result import inputs_record, is_complete, request_digest, versions
+from autoreg.io.atomic import require_writable
+from autoreg.io.images import read_image, read_on_grid
+from autoreg.io.records import save_record
+from autoreg.io.result import (
     RESULT_FILE,
     RESULT_FORMAT,
     FieldRecord,
+    LossRecord,
     ModelRecord,
     OptimisationRecord,
     Result,
     SecondsRecord,
-    inputs_record,
-    is_complete,
-    request_digest,
-    versions,
 )
-from autoreg.io.images import read_image
-from autoreg.io.records import save_record
 from autoreg.plan import InstanceOptimisationPlan
 from autoreg.registration.instance_optimisation import TraceStep
+from autoreg.registration.objective import LossValues
 from autoreg.registration.register import Registration
-from autoreg.training.checkpoint import find_checkpoint
+from autoreg.training.model_folder import find_checkpoint
 
 logger = logging.getLogger(__name__)
 
-# What one pair may raise without ending the others: bad input, and what torch, ITK and the
-# file system raise when memory, disk or a library fails.
-_FAILURES = (AutoregError, RuntimeError, OSError, MemoryError, ValueError, ArithmeticError)
+_MORE_MEMORY = "use --device cpu, --io none, or plan for a smaller budget"
 
 
 def predict_all(request: PredictRequest, device: torch.device) -> Report:
@@ -57,6 +64,8 @@ def predict_all(request: PredictRequest, device: torch.device) -> Report:
     Raises:
         AutoregError: if nothing can be predicted at all: no pairs, no model, bad flags.
     """
+    if request.parts < 1:
+        raise UsageError(f"--num-parts {request.parts}: expected 1 or more")
     if not 0 <= request.part < request.parts:
         raise UsageError(
             f"--part-id {request.part} of --num-parts {request.parts}: expected 0 to "
@@ -72,6 +81,7 @@ def predict_all(request: PredictRequest, device: torch.device) -> Report:
     io = request.optimisation.applied(predictor.plan.instance_optimisation)
     plan = replace(predictor.plan, instance_optimisation=io)
     predictor = Predictor(predictor.network, plan, device)
+    require_writable(request.output)
     _save_context(request, checkpoint, predictor)
     worker = _Worker(request, predictor, checkpoint.absolute())
     outcomes: dict[str, list[str]] = {"predicted": [], "skipped": [], "failed": []}
@@ -97,6 +107,7 @@ def _save_context(request: PredictRequest, checkpoint: Path, predictor: Predicto
         "fixed_modalities": request.fixed_modalities,
         "moving_modalities": request.moving_modalities,
         "parts": request.parts,
+        "device": str(predictor.device),
         "versions": versions(),
     }
     save_record(arguments, request.output / "arguments.json")
@@ -121,34 +132,30 @@ class _Worker:
             )
             digest = request_digest(pair, self.checkpoint, self.predictor.plan)
             if self.request.skip_complete and is_complete(folder, digest):
+                mark_finished(folder)
                 return "skipped", "complete already"
-            clear_case(folder)
+            begin_case(folder)
             result = self._predict(pair, folder, digest)
             save_record(result, folder / RESULT_FILE)
-        except _FAILURES as error:
-            if not isinstance(error, AutoregError | MemoryError | torch.OutOfMemoryError):
-                logger.error("unexpected error in case %s", pair.case, exc_info=True)
-            return "failed", _failure_text(error, pair)
+            mark_finished(folder)
+        except FAILURES as error:
+            reason = reason_of(error, f"case {pair.case}", _MORE_MEMORY)
+            mark_failed(folder, reason)
+            kept = "; its earlier results are kept" if (folder / RESULT_FILE).exists() else ""
+            return "failed", f"failed: {reason} ({_files_text(pair)}){kept}"
         return "predicted", _result_text(result)
 
     def _predict(self, pair: PairFiles, folder: Path, digest: str) -> Result:
         start = time.perf_counter()
         fixed = read_image(pair.fixed, "intensity")
         moving = read_image(pair.moving, "intensity")
-        fixed_mask, moving_mask = _mask(pair.fixed_mask, fixed), _mask(pair.moving_mask, moving)
+        masks = _mask(pair.fixed_mask, fixed), _mask(pair.moving_mask, moving)
+        carried = read_carried(pair, fixed.geometry, moving.geometry)
         read = time.perf_counter()
-        with _progress_bar(self.predictor.plan.instance_optimisation, pair.case) as on_step:
-            prediction = self.predictor.predict_pair(
-                fixed,
-                moving,
-                fixed_mask=fixed_mask,
-                moving_mask=moving_mask,
-                fixed_modalities=pair.fixed_modalities,
-                moving_modalities=pair.moving_modalities,
-                on_step=on_step,
-            )
+        prediction = self._register(pair, (fixed, moving), masks)
         registered = time.perf_counter()
-        field, files = export_pair(prediction, pair, folder)
+        clear_case(folder)
+        field, files = export_pair(prediction, pair, carried, folder)
         end = time.perf_counter()
         registration = prediction.registration
         return Result(
@@ -161,15 +168,32 @@ class _Worker:
             versions=versions(),
             seconds=end - start,
             stages=SecondsRecord(read - start, registered - read, end - registered),
-            loss_before=registration.loss_before,
-            loss_after=registration.loss_after,
+            loss_before=_loss_record(registration.loss_before),
+            loss_after=_loss_record(registration.loss_after),
             optimisation=_optimisation_record(registration, self.predictor),
             field=field,
             outside_value=prediction.outside,
             label_names=self.predictor.plan.labels,
             files=files,
-            warnings=_warnings(prediction, field),
+            warnings=_warnings(prediction, field, outside_note(carried, pair, fixed.geometry)),
         )
+
+    def _register(
+        self,
+        pair: PairFiles,
+        images: tuple[Volume, Volume],
+        masks: tuple[Volume | None, Volume | None],
+    ) -> Prediction:
+        with _progress_bar(self.predictor.plan.instance_optimisation, pair.case) as on_step:
+            return self.predictor.predict_pair(
+                *images,
+                fixed_mask=masks[0],
+                moving_mask=masks[1],
+                fixed_modalities=pair.fixed_modalities,
+                moving_modalities=pair.moving_modalities,
+                names=(_joined(pair.fixed), _joined(pair.moving)),
+                on_step=on_step,
+            )
 
 
 @contextmanager
@@ -189,7 +213,11 @@ def _progress_bar(
 
 
 def _mask(path: Path | None, image: Volume) -> Volume | None:
-    return None if path is None else read_on_grid(path, "mask", image.geometry)
+    return None if path is None else read_on_grid([path], "mask", image.geometry)
+
+
+def _loss_record(loss: LossValues | None) -> LossRecord | None:
+    return None if loss is None else LossRecord(loss.similarity, loss.regularity, loss.total)
 
 
 def _optimisation_record(registration: Registration, predictor: Predictor) -> OptimisationRecord:
@@ -201,8 +229,8 @@ def _optimisation_record(registration: Registration, predictor: Predictor) -> Op
     return OptimisationRecord(mode, len(trace.steps), trace.conflicts, mean, trace.stopped)
 
 
-def _warnings(prediction: Prediction, field: FieldRecord) -> tuple[str, ...]:
-    found = []
+def _warnings(prediction: Prediction, field: FieldRecord, landmarks: str | None) -> tuple[str, ...]:
+    found = [] if landmarks is None else [landmarks]
     registration = prediction.registration
     if field.folded_percent > 0:
         found.append(
@@ -232,12 +260,9 @@ def _result_text(result: Result) -> str:
     return ", ".join([*parts, *(f"warning: {text}" for text in result.warnings)])
 
 
-def _failure_text(error: Exception, pair: PairFiles) -> str:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        text = "out of memory; use --device cpu, --io none, or plan for a smaller budget"
-    elif isinstance(error, AutoregError):
-        text = str(error)
-    else:
-        text = f"{type(error).__name__}: {error}"
-    files = f"fixed {';'.join(map(str, pair.fixed))}, moving {';'.join(map(str, pair.moving))}"
-    return f"failed: {text} ({files})"
+def _files_text(pair: PairFiles) -> str:
+    return f"fixed {_joined(pair.fixed)}, moving {_joined(pair.moving)}"
+
+
+def _joined(paths: Sequence[Path]) -> str:
+    return ";".join(map(str, paths))

@@ -11,6 +11,7 @@ from autoreg.command import (
     make_parser,
     resolve_device,
     run_command,
+    whole_number,
 )
 from autoreg.errors import UsageError
 from autoreg.paths import resolve_paths
@@ -30,7 +31,7 @@ def main_predict(argv: Sequence[str] | None = None) -> int:
         help="folder for the results, one sub-folder for each pair")  # fmt: skip
     _add_model_flags(parser)
     _add_io_flags(parser)
-    add("--split", choices=("test", "validation", "training"), default="test",
+    add("--split", choices=("test", "validation", "training"),
         help="which pairs of a raw data set (default: test)")  # fmt: skip
     add("--fixed-modality", nargs="+", metavar="NAME",
         help="modality of each fixed channel (default: the data set's or plan's)")  # fmt: skip
@@ -38,9 +39,9 @@ def main_predict(argv: Sequence[str] | None = None) -> int:
     add("--continue", dest="continue_", action="store_true",
         help="skip pairs whose results are complete and belong to the same files, weights and "
         "options (default: predict all anew)")  # fmt: skip
-    add("--num-parts", type=int, default=1, metavar="N",
+    add("--num-parts", type=whole_number(1), default=1, metavar="N",
         help="split the pairs into N parts and do one of them (default: 1)")  # fmt: skip
-    add("--part-id", type=int, default=0, metavar="K",
+    add("--part-id", type=whole_number(0), default=0, metavar="K",
         help="which part, counted from 0 (default: 0)")  # fmt: skip
     add("--gpus", metavar="0,1", help="one process for each of these GPUs, each with its part")
     add_device_flag(parser)
@@ -67,10 +68,12 @@ def _add_io_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--io", choices=IO_MODES,
         help="instance optimisation of each pair (default: the plan's)")  # fmt: skip
-    add("--io-steps", type=int, metavar="N", help="at most N steps (default: the plan's)")
+    add("--io-steps", type=whole_number(1), metavar="N",
+        help="at most N steps (default: the plan's)")  # fmt: skip
     add("--io-projection", choices=IO_PROJECTIONS,
         help="which gradient is projected on a conflict (default: the plan's)")  # fmt: skip
-    add("--seed", type=int, metavar="N", help="of instance optimisation (default: the plan's)")
+    add("--seed", type=whole_number(0), metavar="N",
+        help="of instance optimisation (default: the plan's)")  # fmt: skip
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -96,8 +99,8 @@ def _predict(arguments: argparse.Namespace) -> int:
             optimisation=OptimisationChoice(
                 arguments.io, arguments.io_projection, arguments.io_steps, arguments.seed
             ),
-            fixed_modalities=arguments.fixed_modality,
-            moving_modalities=arguments.moving_modality,
+            fixed_modalities=_names(arguments.fixed_modality),
+            moving_modalities=_names(arguments.moving_modality),
             skip_complete=arguments.continue_,
             parts=arguments.num_parts,
             part=arguments.part_id,
@@ -106,6 +109,10 @@ def _predict(arguments: argparse.Namespace) -> int:
     )
     print(report.text(arguments.output))
     return report.exit_status
+
+
+def _names(given: list[str] | None) -> tuple[str, ...] | None:
+    return None if given is None else tuple(given)
 
 
 def _predict_on_gpus(arguments: argparse.Namespace) -> int:
@@ -139,7 +146,7 @@ def main_import_weights(argv: Sequence[str] | None = None) -> int:
     add("file", type=Path, metavar="FILE", help="e.g. Step_2_final.trch of uniGradICON")
     add("--from", dest="origin", required=True, choices=("unigradicon",), help="who published it")
     add("-o", "--output", type=Path, required=True, metavar="MODEL", help="model folder to make")
-    add("--grid", type=int, nargs=3, metavar=("D", "H", "W"), default=(175, 175, 175),
+    add("--grid", type=whole_number(0), nargs=3, metavar=("D", "H", "W"), default=(175, 175, 175),
         help="grid of the network (default: 175 175 175, as published)")  # fmt: skip
     add("--modality", choices=("mr", "ct"), default="mr",
         help="modality of both images unless prediction says otherwise (default: mr)")  # fmt: skip
@@ -170,11 +177,14 @@ def main_demo(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("-o", "--output", type=Path, default=Path("autoreg_demo"), metavar="FOLDER",
         help="everything is written below it (default: ./autoreg_demo)")  # fmt: skip
-    add("--epochs", type=int, default=20, metavar="N", help="of training (default: 20)")
-    add("--pairs-per-epoch", type=int, default=16, metavar="N", help="(default: 16)")
-    add("--io-steps", type=int, default=20, metavar="N",
+    add("--epochs", type=whole_number(1), default=20, metavar="N",
+        help="of training (default: 20)")  # fmt: skip
+    add("--pairs-per-epoch", type=whole_number(1), default=16, metavar="N",
+        help="in each of them (default: 16)")  # fmt: skip
+    add("--io-steps", type=whole_number(1), default=20, metavar="N",
         help="of instance optimisation for each pair (default: 20)")  # fmt: skip
-    add("--seed", type=int, default=0, metavar="N", help="of every random draw (default: 0)")
+    add("--seed", type=whole_number(0), default=0, metavar="N",
+        help="of every random draw (default: 0)")  # fmt: skip
     add_device_flag(parser)
     return run_command(_demo, parser.parse_args(argv))
 
@@ -182,6 +192,7 @@ def main_demo(argv: Sequence[str] | None = None) -> int:
 def _demo(arguments: argparse.Namespace) -> None:
     from autoreg.inference.demo import DemoOptions, run_demo
 
+    resolve_device(arguments.device)  # before the work begins
     options = DemoOptions(
         arguments.output,
         arguments.device,

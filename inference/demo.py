@@ -3,6 +3,7 @@
 Every step is a command that users type themselves; the demo prints it before it runs it.
 """
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def run_demo(options: DemoOptions, say: Say) -> None:
     Raises:
         UsageError: if the folder holds an earlier demo, or a step failed.
     """
-    if options.folder.exists() and any(options.folder.iterdir()):
+    if options.folder.is_dir() and any(options.folder.iterdir()):
         raise UsageError(
             f"{options.folder}: holds files already; remove it, or choose another with -o FOLDER"
         )
@@ -64,7 +65,7 @@ def run_demo(options: DemoOptions, say: Say) -> None:
     raw = build_demo_dataset(options.folder / "raw", options.seed)
     say(f"    wrote {raw}\n    ({_minutes(start)} since the start)")
     for title, name, command, arguments in _steps(options, data, raw):
-        say(f"\n{title}\n\n    $ {name} {' '.join(arguments)}\n")
+        say(f"\n{title}\n\n    $ {name} {shlex.join(arguments)}\n")
         if command(arguments) != 0:
             raise UsageError(f"the demo stopped at {name}; its message stands above")
         say(f"    ({_minutes(start)} since the start)")

@@ -16,7 +16,8 @@ from scipy.ndimage import gaussian_filter
 
 from autoreg.errors import UsageError
 from autoreg.geometry.grid import Geometry
-from autoreg.geometry.transforms import Affine, Composite, DisplacementField, resample_volume
+from autoreg.geometry.resampling import resample_volume
+from autoreg.geometry.transforms import Affine, Composite, DisplacementField
 from autoreg.geometry.volume import Volume
 from autoreg.io.images import write_image
 from autoreg.io.landmarks import write_landmarks
@@ -94,7 +95,7 @@ def load_template(rng: np.random.Generator) -> Template:
     except ImportError as error:
         raise UsageError(
             "the demo takes its anatomy from nilearn, which is not installed; "
-            "install it with: pip install 'autoreg[demo]'"
+            "install it with: pip install nilearn"
         ) from error
     t1 = datasets.load_mni152_template(resolution=2)
     grey = _array(datasets.load_mni152_gm_template(resolution=2))

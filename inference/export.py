@@ -1,5 +1,7 @@
 """The files of one registered pair."""
 
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 
-from autoreg.errors import DataError
+from autoreg.errors import UsageError
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.transforms import (
     Affine,
@@ -17,26 +19,36 @@ from autoreg.geometry.transforms import (
     invert_on_grid,
     sample_displacement_mm,
 )
-from autoreg.geometry.volume import Kind, Volume
+from autoreg.geometry.volume import Volume
 from autoreg.inference.pairs_file import PairFiles
 from autoreg.inference.predictor import Prediction
-from autoreg.inference.result import RESULT_FILE, FieldRecord
 from autoreg.io.atomic import write_text_atomic
-from autoreg.io.images import read_image, write_image
+from autoreg.io.images import read_on_grid, write_image
 from autoreg.io.landmarks import read_landmarks, read_voxel_landmarks, write_landmarks
+from autoreg.io.result import (
+    DISPLACEMENT_FILE,
+    INVERSE_FILE,
+    RESULT_FILE,
+    TRACE_FILE,
+    UNFINISHED_FILE,
+    WARPED_FILE,
+    WARPED_LABELS_FILE,
+    WARPED_LANDMARKS_FILE,
+    FieldRecord,
+    warped_files,
+)
 from autoreg.io.transforms import write_displacement
 from autoreg.numerics.folding import folded_cells
 from autoreg.numerics.jacobian import jacobian_determinant
 from autoreg.registration.instance_optimisation import Trace
 
-DISPLACEMENT = "displacement.nii.gz"
-INVERSE = "inverse_displacement.nii.gz"
-WARPED = "warped.nii.gz"
-WARPED_CHANNEL = "warped_{:04d}.nii.gz"
-WARPED_LABELS = "warped_labels.nii.gz"
-WARPED_LANDMARKS = "warped_landmarks.csv"
-TRACE = "trace.csv"
+# result.json first: without it the folder is incomplete.
+_FILES = (
+    RESULT_FILE, DISPLACEMENT_FILE, INVERSE_FILE, WARPED_FILE, WARPED_LABELS_FILE,
+    WARPED_LANDMARKS_FILE, TRACE_FILE,
+)  # fmt: skip
 
+_SHOWN = 5
 _INTEGERS = {
     sitk.sitkUInt8: "uint8",
     sitk.sitkInt8: "int8",
@@ -47,78 +59,122 @@ _INTEGERS = {
 }
 
 
+def begin_case(folder: Path) -> None:
+    """Make a pair's folder; until `mark_finished`, unfinished.txt says that its result is due.
+
+    Raises:
+        UsageError: if the folder cannot be made or written to.
+    """
+    write_text_atomic(folder / UNFINISHED_FILE, "it still runs, or was interrupted\n")
+
+
 def clear_case(folder: Path) -> None:
-    """Remove what an earlier prediction left in a pair's folder, result.json first.
+    """Remove what an earlier prediction of a pair left in its folder, result.json first.
 
     Without that, an interrupted run would leave an old result.json beside new files, and labels
     warped by another transform. Files that autoreg does not write stay.
     """
-    names = (RESULT_FILE, DISPLACEMENT, INVERSE, WARPED, WARPED_LABELS, WARPED_LANDMARKS, TRACE)
     channels = folder.glob("warped_[0-9][0-9][0-9][0-9].nii.gz")
-    for path in (*(folder / name for name in names), *channels):
+    for path in (*(folder / name for name in _FILES), *channels):
         path.unlink(missing_ok=True)
 
 
+def mark_finished(folder: Path) -> None:
+    """Say that a pair's folder is complete, after its result.json was written."""
+    (folder / UNFINISHED_FILE).unlink(missing_ok=True)
+
+
+def mark_failed(folder: Path, reason: str) -> None:
+    """Leave the reason in a pair's folder, as far as it can be written to."""
+    with suppress(UsageError):
+        write_text_atomic(folder / UNFINISHED_FILE, f"{reason}\n")
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """What the transform carries over beside the image.
+
+    Attributes:
+        labels: Of the moving image, if it has some.
+        points_mm: (N, 3) landmarks of the fixed image, xyz LPS mm, if it has some.
+    """
+
+    labels: Volume | None
+    points_mm: NDArray[np.float64] | None
+
+
+def read_carried(pair: PairFiles, fixed: Geometry, moving: Geometry) -> Carried:
+    """Read labels and landmarks of a pair; before its registration, which may take minutes.
+
+    Args:
+        pair: The input files.
+        fixed: Grid of the fixed image.
+        moving: Grid of the moving image.
+
+    Raises:
+        DataError: if they cannot be read or lie elsewhere than their image.
+    """
+    file = pair.moving_labels
+    labels = None if file is None else read_on_grid([file], "label", moving)
+    return Carried(labels, fixed_landmarks_mm(pair, fixed))
+
+
+def outside_note(carried: Carried, pair: PairFiles, fixed: Geometry) -> str | None:
+    """Which fixed landmarks lie outside the fixed image, in words; None if all lie inside.
+
+    Args:
+        carried: From the files of `pair`.
+        pair: The input files.
+        fixed: Grid of the fixed image.
+    """
+    if carried.points_mm is None:
+        return None
+    numbers = np.flatnonzero(~fixed.contains(carried.points_mm)) + 1
+    if not numbers.size:
+        return None
+    shown = ", ".join(map(str, numbers[:_SHOWN])) + (", ..." if numbers.size > _SHOWN else "")
+    return (
+        f"{pair.fixed_landmarks}: {numbers.size} of {len(carried.points_mm)} points lie outside "
+        f"the fixed image (point {shown}, counted from 1)"
+    )
+
+
 def export_pair(
-    prediction: Prediction, pair: PairFiles, folder: Path
+    prediction: Prediction, pair: PairFiles, carried: Carried, folder: Path
 ) -> tuple[FieldRecord, dict[str, int]]:
     """Write every file of a pair but result.json.
 
     Args:
         prediction: From the very images of `pair`.
-        pair: The input files: their labels and landmarks are carried over, their number types kept.
+        pair: The input files, whose number types are kept.
+        carried: Their labels and landmarks.
         folder: `<out>/<case>`, made if it is missing.
 
     Returns:
         What there is to say of the field, and the size in bytes of each file written.
 
     Raises:
-        DataError: if labels or landmarks cannot be read or lie elsewhere than their image.
         UsageError: if the folder cannot be written to.
     """
     fixed, moving = prediction.fixed.geometry, prediction.moving.geometry
-    labels = None
-    if pair.moving_labels is not None:
-        labels = read_on_grid(pair.moving_labels, "label", moving)
-    points_mm = fixed_landmarks_mm(pair, fixed)
+    labels, points_mm = carried.labels, carried.points_mm
     u_mm = sample_displacement_mm(prediction.transform, fixed)
-    write_displacement(folder / DISPLACEMENT, u_mm, fixed)
-    written = [DISPLACEMENT, INVERSE, *_write_warped(prediction.warped, pair, folder)]
+    write_displacement(folder / DISPLACEMENT_FILE, u_mm, fixed)
+    written = [DISPLACEMENT_FILE, INVERSE_FILE, *_write_warped(prediction.warped, pair, folder)]
     if labels is not None and pair.moving_labels is not None:
         dtype = integer_type(pair.moving_labels)
-        write_image(folder / WARPED_LABELS, prediction.warp(labels), dtype)
-        written.append(WARPED_LABELS)
+        write_image(folder / WARPED_LABELS_FILE, prediction.warp(labels), dtype)
+        written.append(WARPED_LABELS_FILE)
     if points_mm is not None:
-        write_landmarks(folder / WARPED_LANDMARKS, prediction.transform.map_points(points_mm))
-        written.append(WARPED_LANDMARKS)
+        write_landmarks(folder / WARPED_LANDMARKS_FILE, prediction.transform.map_points(points_mm))
+        written.append(WARPED_LANDMARKS_FILE)
     if prediction.registration.trace is not None:
-        write_trace(folder / TRACE, prediction.registration.trace)
-        written.append(TRACE)
+        write_trace(folder / TRACE_FILE, prediction.registration.trace)
+        written.append(TRACE_FILE)
     inverse_mm, residual_mm = invert_on_grid(prediction.transform, moving)
-    write_displacement(folder / INVERSE, inverse_mm, moving)
+    write_displacement(folder / INVERSE_FILE, inverse_mm, moving)
     record = field_record(u_mm, fixed, prediction.transform, residual_mm)
     return record, {name: (folder / name).stat().st_size for name in written}
-
-
-def read_on_grid(path: Path, kind: Kind, geometry: Geometry) -> Volume:
-    """Read a label map or mask that must lie on its image's grid.
-
-    Args:
-        path: The file.
-        kind: "label" or "mask".
-        geometry: The image's.
-
-    Raises:
-        DataError: if it cannot be read or lies elsewhere.
-    """
-    volume = read_image([path], kind)
-    difference = geometry.difference(volume.geometry)
-    if difference is not None:
-        raise DataError(
-            f"{path}: this {kind} lies elsewhere than its image: {difference}; resample it to the "
-            "image's grid"
-        )
-    return volume
 
 
 def fixed_landmarks_mm(pair: PairFiles, fixed: Geometry) -> NDArray[np.float64] | None:
@@ -194,11 +250,8 @@ def field_record(
 
 def _write_warped(warped: Volume, pair: PairFiles, folder: Path) -> list[str]:
     """One file for one channel, numbered files for several."""
-    if len(pair.moving) == 1:
-        names = [WARPED]
-    else:
-        names = [WARPED_CHANNEL.format(channel) for channel in range(len(pair.moving))]
+    names = warped_files(len(pair.moving))
     for name, channel, source in zip(names, warped.array, pair.moving, strict=True):
         volume = Volume(channel[None], warped.geometry, "intensity")
         write_image(folder / name, volume, integer_type(source))
-    return names
+    return list(names)

@@ -7,7 +7,6 @@ The plan that goes with the weights reproduces the published preprocessing and g
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Literal
 
 import torch
@@ -16,15 +15,18 @@ from torch import Tensor
 from autoreg.errors import CheckpointError, UsageError
 from autoreg.inference.published_plan import PUBLISHED_GRID, published_plan
 from autoreg.io.records import save_record
+from autoreg.io.weights import read_torch_file
 from autoreg.networks.factory import build_network
 from autoreg.networks.gradicon import level_prefixes
 from autoreg.plan import NetworkPlan, Shape
-from autoreg.training.checkpoint import PLAN_FILE, Checkpoint, checkpoint_path, save_checkpoint
+from autoreg.training.checkpoint import Checkpoint, save_checkpoint
+from autoreg.training.model_folder import PLAN_FILE, checkpoint_path
 
 FULL_CASCADE = (0.25, 0.5, 1.0, 1.0)
 _DEEPEST_CHANNELS = 512  # of the published width
 _WRAPPERS = ("module.", "regis_net.")  # DataParallel's and GradientICONSparse's
 _SHOWN = 5
+_SMALLEST_GRID = 8
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,13 @@ class ImportOptions:
     grid: Shape = PUBLISHED_GRID
     modality: Literal["MR", "CT"] = "MR"
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.grid) < _SMALLEST_GRID:
+            raise UsageError(
+                f"--grid {' '.join(map(str, self.grid))}: expected at least {_SMALLEST_GRID} nodes "
+                "along each axis; the weights were trained at 175 175 175"
+            )
 
 
 def import_unigradicon(file: Path, model: Path, options: ImportOptions) -> str:
@@ -85,26 +94,25 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: if it is not a plain state dict.
     """
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as cause:
-        raise CheckpointError(f"{file}: no such file") from cause
-    except (OSError, EOFError, RuntimeError, ValueError, UnpicklingError) as cause:
-        reason = (str(cause).splitlines() or [type(cause).__name__])[0]
-        raise CheckpointError(
-            f"{file}: not a file of weights written by torch.save ({reason}); download it again"
-        ) from cause
+    content = read_torch_file(file, "download it again")
     if isinstance(content, dict) and {"format", "plan", "network"} <= set(content):
         raise CheckpointError(
             f"{file}: this is a checkpoint of autoreg already; use its model folder with "
             "autoreg_predict -m"
         )
-    plain = isinstance(content, dict) and all(isinstance(v, Tensor) for v in content.values())
-    if not plain or not content:
+    state = _named_tensors(content)
+    if not state:
         raise CheckpointError(
             f"{file}: expected a plain state dict (names and tensors), found {_describe(content)}"
         )
-    return dict(content)
+    return state
+
+
+def _named_tensors(content: object) -> dict[str, Tensor]:
+    """The content if it consists of names and tensors alone, else nothing."""
+    items = content.items() if isinstance(content, dict) else ()
+    found = {k: v for k, v in items if isinstance(k, str) and isinstance(v, Tensor)}
+    return found if len(found) == len(items) else {}
 
 
 def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,11 +1,11 @@
 """Which trained model a prediction uses: a folder, a data set's, or the only one there is."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoreg.errors import UsageError, did_you_mean
+from autoreg.io.names import matching_names
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,10 @@ def _named_folder(request: ModelRequest) -> Path:
 
 def _of_dataset(models: Sequence[Path], dataset: str) -> tuple[Path, ...]:
     """By full name, by the name after "Dataset001_", or by number (1 and 001 are the same)."""
-
-    def fits(name: str) -> bool:
-        match = re.fullmatch(r"Dataset(\d+)_(.+)", name)
-        if dataset == name or match is None:
-            return dataset == name
-        return dataset == match[2] or (dataset.isdigit() and int(dataset) == int(match[1]))
-
-    found = tuple(model for model in models if fits(model.parent.name))
+    names = {model.parent.name for model in models}
+    meant = matching_names(names, dataset)
+    found = tuple(model for model in models if model.parent.name in meant)
     if not found:
-        names = {model.parent.name for model in models}
         raise UsageError(f"-d {dataset}: no trained model; {did_you_mean(dataset, names)}")
     return found
 

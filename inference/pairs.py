@@ -7,47 +7,47 @@ from typing import Literal
 from autoreg.errors import DataError, UsageError
 from autoreg.inference.pairs_file import (
     PairFiles,
-    case_name_problem,
-    file_stem,
     read_pairs_csv,
     read_pairs_json,
 )
 from autoreg.io.dataset import Case, RawDataset, is_dataset, pair_landmarks, read_dataset
+from autoreg.io.dataset_files import is_companion, split_ending
+from autoreg.io.names import folder_name_problem
 
 Split = Literal["test", "validation", "training"]
-SPLITS: tuple[Split, ...] = ("test", "validation", "training")
 
+_LISTS = ("pairs.csv", "pairs.json")
 FORMS = (
     "pairs.csv, pairs.json, <case>_fixed.* with <case>_moving.*, or a raw data set (dataset.json)"
 )
 _NAMED = re.compile(
     r"(?P<case>.+)_(?P<role>fixed|moving)(?:_(?P<what>labels|mask|landmarks|\d{4}))?"
 )
-# Data that belong to a header file of the same name.
-_COMPANIONS = (".raw", ".zraw", ".img")
 
 
-def find_pairs(source: Path, split: Split = "test") -> tuple[PairFiles, ...]:
+def find_pairs(source: Path, split: Split | None = None) -> tuple[PairFiles, ...]:
     """Read what is to be registered.
 
     Args:
         source: A folder in one of the four forms, or a csv or json file of pairs.
-        split: Which pairs of a raw data set; the other forms have only one set of pairs.
+        split: Which pairs of a raw data set, None: test; the other forms have one set of pairs.
 
     Returns:
         The pairs, with absolute paths, in the order of the file or of the names.
 
     Raises:
         DataError: listing every problem of the pairs.
-        UsageError: if nothing of the kind is found, or two forms at once.
+        UsageError: if nothing of the kind is found, or two forms at once, or a split is given for
+            what is no raw data set.
     """
-    if source.is_file():
-        pairs = _read_file(source)
-    elif not source.is_dir():
+    if not source.exists():
         raise UsageError(f"{source}: no such file or folder; expected {FORMS}")
-    else:
-        pairs = _read_folder(source, split)
-    return pairs
+    listed = source.is_file() or any((source / name).is_file() for name in _LISTS)
+    if not listed and is_dataset(source):
+        return pairs_of_dataset(read_dataset(source), source, split or "test")
+    if split is not None:
+        raise UsageError(f"--split {split}: does nothing, since {source} is no raw data set")
+    return _read_file(source) if source.is_file() else _read_folder(source)
 
 
 def _read_file(path: Path) -> tuple[PairFiles, ...]:
@@ -61,16 +61,14 @@ def _read_file(path: Path) -> tuple[PairFiles, ...]:
     )
 
 
-def _read_folder(folder: Path, split: Split) -> tuple[PairFiles, ...]:
-    files = [folder / name for name in ("pairs.csv", "pairs.json") if (folder / name).is_file()]
+def _read_folder(folder: Path) -> tuple[PairFiles, ...]:
+    files = [folder / name for name in _LISTS if (folder / name).is_file()]
     if len(files) == 2:
         raise UsageError(
             f"{folder}: holds pairs.csv and pairs.json; remove one, or name one of the files"
         )
     if files:
         return _read_file(files[0])
-    if is_dataset(folder):
-        return pairs_of_dataset(read_dataset(folder), folder, split)
     pairs = pairs_from_names(folder)
     if not pairs:
         raise UsageError(f"{folder}: holds no pairs; expected {FORMS}")
@@ -86,9 +84,10 @@ def pairs_from_names(folder: Path) -> tuple[PairFiles, ...]:
         DataError: listing files that lack their partner or exist twice.
     """
     found: dict[str, dict[str, list[Path]]] = {}
+    names = {path.name for path in folder.iterdir()}
     for path in sorted(folder.iterdir()):
-        match = _NAMED.fullmatch(file_stem(path))
-        if match is None or not path.is_file() or path.suffix.lower() in _COMPANIONS:
+        match = _NAMED.fullmatch(split_ending(path.name)[0])
+        if match is None or not path.is_file() or is_companion(path.name, names):
             continue
         what = match["what"] or "image"
         if what.isdigit():
@@ -102,7 +101,7 @@ def pairs_from_names(folder: Path) -> tuple[PairFiles, ...]:
 
 
 def _named_pair(case: str, files: dict[str, list[Path]], problems: list[str]) -> PairFiles:
-    problem = case_name_problem(case)
+    problem = folder_name_problem(case, "a case")
     if problem is not None:
         problems.append(f'  case "{case}": {problem}')
     for role in ("fixed", "moving"):
@@ -112,7 +111,7 @@ def _named_pair(case: str, files: dict[str, list[Path]], problems: list[str]) ->
                 f'  case "{case}": {case}_{role}.* is missing beside {", ".join(there)}'
             )
     for what, paths in files.items():
-        stems = [file_stem(path) for path in paths]
+        stems = [split_ending(path.name)[0] for path in paths]
         numbered = [re.search(r"_\d{4}$", stem) is not None for stem in stems]
         if len(paths) > 1 and not (all(numbered) and len(set(stems)) == len(stems)):
             names = ", ".join(path.name for path in paths)
@@ -163,8 +162,9 @@ def pairs_of_dataset(dataset: RawDataset, folder: Path, split: Split) -> tuple[P
 
 
 def _pair_of_cases(fixed: Case, moving: Case) -> PairFiles:
-    # Files whose rows correspond where there are some; else what each case has.
-    landmarks = pair_landmarks(fixed, moving) or (fixed.landmarks, moving.landmarks)
+    # Rows of different kinds of points do not correspond: then only the fixed ones count.
+    alone = (fixed.landmarks, None if fixed.landmarks else moving.landmarks)
+    landmarks = pair_landmarks(fixed, moving) or alone
     return PairFiles(
         case=f"{fixed.name}__{moving.name}",
         fixed=tuple(path.absolute() for path in fixed.images),

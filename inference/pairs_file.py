@@ -3,13 +3,14 @@
 import csv
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from autoreg.errors import DataError, did_you_mean
+from autoreg.io.dataset_files import split_ending
+from autoreg.io.names import folder_name_problem
 from autoreg.io.records import load_json
 
 KEYS = (
@@ -24,7 +25,6 @@ KEYS = (
     "moving_landmarks",
 )
 _IMAGES = ("fixed", "moving")
-_COMPRESSIONS = (".gz", ".bz2")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def read_pairs_csv(path: Path) -> tuple[PairFiles, ...]:
     reader = csv.reader(io.StringIO(text), skipinitialspace=True)
     header = [name.strip() for name in next(reader, [])]
     problems = _header_problems(header)
-    if problems:
+    if not set(_IMAGES) <= set(header):
         raise _error(path, problems)
     rows = []
     for fields in reader:
@@ -124,7 +124,7 @@ def read_pairs_json(path: Path) -> tuple[PairFiles, ...]:
     entries = load_json(path, DataError)
     if not isinstance(entries, list):
         raise DataError(f"{path}: expected a list of pairs, found {type(entries).__name__}")
-    lines = _entry_lines(path.read_text(encoding="utf-8"), len(entries))
+    lines = _entry_lines(path.read_text(encoding="utf-8-sig"), len(entries))
     problems: list[str] = []
     rows = []
     for line, entry in zip(lines, entries, strict=True):
@@ -132,20 +132,6 @@ def read_pairs_json(path: Path) -> tuple[PairFiles, ...]:
         if row is not None:
             rows.append(row)
     return _resolve(path, rows, problems)
-
-
-def file_stem(path: Path) -> str:
-    """The file's name without its ending: both parts of .nii.gz, one of all others."""
-    return Path(path.stem).stem if path.suffix.lower() in _COMPRESSIONS else path.stem
-
-
-def case_name_problem(case: str) -> str | None:
-    """Why a case cannot name a folder, or None if it can."""
-    if not case or case != case.strip():
-        return "a case needs a name without spaces at its ends"
-    if re.search(r'[/\\:*?"<>|\x00-\x1f]', case) or case.startswith("."):
-        return 'a case names a folder: no / \\ : * ? " < > | and no leading dot'
-    return None
 
 
 def _header_problems(header: Sequence[str]) -> list[str]:
@@ -233,9 +219,9 @@ def _pair(folder: Path, row: _Row, problems: list[str]) -> PairFiles | None:
         ]
     if not files["fixed"] or not files["moving"]:
         return None
-    default = f"{file_stem(files['fixed'][0])}__{file_stem(files['moving'][0])}"
+    default = "__".join(split_ending(files[role][0].name)[0] for role in _IMAGES)
     case = ";".join(row.values.get("case", ())) or default
-    problem = case_name_problem(case)
+    problem = folder_name_problem(case, "a case")
     if problem is not None:
         problems.append(f'{row.place}: case "{case}": {problem}')
     if len(problems) > before:

@@ -1,7 +1,6 @@
 """Registration in memory: two images in, a transform and the warped image out."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,8 @@ import torch
 
 from autoreg.command import resolve_device
 from autoreg.errors import DataError, PlanError, did_you_mean
-from autoreg.geometry.transforms import Composite, resample_volume
+from autoreg.geometry.resampling import resample_volume
+from autoreg.geometry.transforms import Composite
 from autoreg.geometry.volume import Kind, Volume
 from autoreg.io.images import from_sitk
 from autoreg.networks.base import RegistrationNetwork
@@ -20,9 +20,11 @@ from autoreg.plan import InstanceOptimisationPlan, Plan
 from autoreg.registration.instance_optimisation import TraceStep
 from autoreg.registration.prepare import Prepared, prepare
 from autoreg.registration.register import Registration, register
-from autoreg.training.checkpoint import Which, load_network
+from autoreg.training.model_folder import Which, load_network
 
 Image: TypeAlias = Volume | sitk.Image
+
+_FEWEST_VOXELS = 4  # along an axis: a slice has no third dimension to deform
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +35,13 @@ class Prediction:
         registration: Transform, displacement on the network's grid, trace and losses.
         fixed: The fixed image.
         moving: The moving image.
-        outside: What the warped image holds where the moving image ends.
+        outside: What each channel of the warped image holds where the moving image ends.
     """
 
     registration: Registration
     fixed: Volume
     moving: Volume
-    outside: float
+    outside: tuple[float, ...]
 
     @property
     def transform(self) -> Composite:
@@ -61,9 +63,12 @@ class Prediction:
         Returns:
             Intensities interpolated linearly, labels and masks from the nearest voxel; beyond the
             volume `outside` and 0.
+
+        Raises:
+            GeometryError: if an image has another number of channels than several moving ones.
         """
         volume = as_volume(volume, kind)
-        outside = self.outside if volume.kind == "intensity" else 0.0
+        outside = self.outside if volume.kind == "intensity" else (0.0,)
         return resample_volume(volume, self.transform, self.fixed.geometry, outside=outside)
 
 
@@ -124,6 +129,7 @@ class Predictor:
         fixed_modalities: Sequence[str] | None = None,
         moving_modalities: Sequence[str] | None = None,
         io: InstanceOptimisationPlan | None = None,
+        names: tuple[str, str] = ("fixed image", "moving image"),
         on_step: Callable[[TraceStep], None] | None = None,
     ) -> Prediction:
         """Register one pair.
@@ -136,6 +142,7 @@ class Predictor:
             fixed_modalities: Of each channel, names in `plan.intensity`; by default the plan's.
             moving_modalities: See `fixed_modalities`.
             io: Instance optimisation in place of the plan's.
+            names: What messages call the two images.
             on_step: Hears of every step of it.
 
         Returns:
@@ -143,15 +150,14 @@ class Predictor:
 
         Raises:
             PlanError: for an unknown modality.
-            DataError: if an image does not fit the plan, is constant or not finite.
+            DataError: if an image does not fit the plan, is constant, too thin or not finite.
         """
         fixed, moving = as_volume(fixed, "intensity"), as_volume(moving, "intensity")
         of_fixed = self.known_modalities(fixed_modalities) or self.plan.fixed_modalities
         of_moving = self.known_modalities(moving_modalities) or self.plan.moving_modalities
-        with full_precision():
-            one = self._prepared("fixed", fixed, of_fixed, fixed_mask)
-            other = self._prepared("moving", moving, of_moving, moving_mask)
-            registration = register(self.network, self.plan, one, other, io, on_step=on_step)
+        one = self._prepared(names[0], fixed, of_fixed, fixed_mask)
+        other = self._prepared(names[1], moving, of_moving, moving_mask)
+        registration = register(self.network, self.plan, one, other, io, on_step=on_step)
         return Prediction(registration, fixed, moving, self._outside(of_moving))
 
     def known_modalities(self, given: Sequence[str] | None) -> tuple[str, ...]:
@@ -164,24 +170,29 @@ class Predictor:
             if name not in self.plan.intensity:
                 raise PlanError(
                     f'modality "{name}": the plan of this model has no intensity scheme for it; '
-                    f"{did_you_mean(name, self.plan.intensity)} Say which one is meant with "
-                    "--fixed-modality and --moving-modality"
+                    "say which one is meant with --fixed-modality and --moving-modality; "
+                    f"{did_you_mean(name, self.plan.intensity)}"
                 )
         return tuple(given or ())
 
     def _prepared(
-        self, role: str, image: Volume, modalities: Sequence[str], mask: Image | None
+        self, name: str, image: Volume, modalities: Sequence[str], mask: Image | None
     ) -> Prepared:
+        if min(image.geometry.shape) < _FEWEST_VOXELS:
+            raise DataError(
+                f"{name}: the image has {image.geometry.shape} voxels; expected at least "
+                f"{_FEWEST_VOXELS} along every axis; give a volume instead of a slice"
+            )
         inside = None if mask is None else as_volume(mask, "mask")
         try:
             return prepare(image, self.plan, modalities, inside, self.device)
         except DataError as error:
-            raise DataError(f"{role} image: {error}") from error
+            raise DataError(f"{name}: {error}") from error
 
-    def _outside(self, modalities: Sequence[str]) -> float:
+    def _outside(self, modalities: Sequence[str]) -> tuple[float, ...]:
         # 0 HU is water; what surrounds a CT is the window's low end, air.
-        scheme = self.plan.intensity[modalities[0]]
-        return scheme.lower if scheme.kind == "window" else 0.0
+        schemes = [self.plan.intensity[name] for name in modalities]
+        return tuple(scheme.lower if scheme.kind == "window" else 0.0 for scheme in schemes)
 
 
 def as_volume(image: Image, kind: Kind) -> Volume:
@@ -195,18 +206,3 @@ def as_volume(image: Image, kind: Kind) -> Volume:
         DataError: if a SimpleITK image is not three-dimensional.
     """
     return from_sitk(image, kind) if isinstance(image, sitk.Image) else image
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Convolutions on CUDA are float32 throughout inside this block.
-
-    TF32, torch's default there, has 10 bits of mantissa: the published transform would be missed
-    by far more than a hundredth of a millimetre.
-    """
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = allowed

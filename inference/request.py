@@ -6,7 +6,7 @@ from pathlib import Path
 from autoreg.errors import UsageError
 from autoreg.inference.pairs import Split
 from autoreg.plan import InstanceOptimisationPlan
-from autoreg.training.checkpoint import Which
+from autoreg.training.model_folder import Which
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class PredictRequest:
         output: Folder for the results.
         model: Model folder.
         fold: Of the model; None: the only one.
-        checkpoint: Of the fold; None: the best finished one.
-        split: Of a raw data set.
+        checkpoint: Of the fold; None: final, else best, else latest.
+        split: Of a raw data set; None: test.
         optimisation: What the user said about instance optimisation.
         fixed_modalities: In place of the data set's or plan's.
         moving_modalities: Likewise.
@@ -58,7 +58,7 @@ class PredictRequest:
     model: Path
     fold: str | None = None
     checkpoint: Which | None = None
-    split: Split = "test"
+    split: Split | None = None
     optimisation: OptimisationChoice = OptimisationChoice()
     fixed_modalities: tuple[str, ...] | None = None
     moving_modalities: tuple[str, ...] | None = None

@@ -13,6 +13,7 @@ from autoreg.command import (
     make_parser,
     resolve_device,
     run_command,
+    whole_number,
 )
 from autoreg.errors import DataError, UsageError
 
@@ -53,6 +54,17 @@ def test_flags_are_not_abbreviated(capsys):
     assert "unrecognized arguments: --res" in capsys.readouterr().err
 
 
+def test_whole_numbers_say_what_is_expected(capsys):
+    parser = make_parser("autoreg_test", "A test.")
+    parser.add_argument("--steps", type=whole_number(1))
+    assert parser.parse_args(["--steps", "12"]).steps == 12
+    for text in ("0", "-3", "1.5", "many"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--steps", text])
+        message = f"argument --steps: expected a whole number of 1 or more, found {text}"
+        assert message in capsys.readouterr().err
+
+
 def test_devices(monkeypatch):
     assert resolve_device("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -62,7 +74,8 @@ def test_devices(monkeypatch):
         resolve_device("cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert resolve_device("cuda:1") == torch.device("cuda:1")
-    for name in ("cuda:2", "gpu", "cpu:", "cuda:x"):
+    assert resolve_device("cuda:01") == torch.device("cuda:1")
+    for name in ("cuda:2", "gpu", "cpu:", "cuda:", "cuda:x"):
         with pytest.raises(UsageError, match=f"--device {name}"):
             resolve_device(name)
 

@@ -11,8 +11,8 @@ from autoreg.evaluation.appearance import local_correlation
 from autoreg.evaluation.consistency import InverseConsistency, inverse_consistency
 from autoreg.evaluation.fields import central_determinant, ndv, sdlogj, voxel_displacement
 from autoreg.evaluation.overlap import mean_over_labels
-from autoreg.evaluation.predictions import DISPLACEMENT_FILE, INVERSE_FILE, Prediction
-from autoreg.evaluation.reading import existing, read_image_of, read_on_grid, require_grid
+from autoreg.evaluation.predictions import PredictedPair
+from autoreg.evaluation.reading import FIXED, existing, read_image_of, read_on_fixed
 from autoreg.evaluation.scores import CaseScores, FieldQuality, LabelScore, PairState
 from autoreg.evaluation.structures import (
     LandmarkErrors,
@@ -23,8 +23,10 @@ from autoreg.evaluation.structures import (
     one_sided_notes,
 )
 from autoreg.geometry.foreground import foreground_mask
-from autoreg.geometry.transforms import resample_volume
+from autoreg.geometry.resampling import resample_volume
 from autoreg.geometry.volume import Volume
+from autoreg.io.images import require_grid
+from autoreg.io.result import DISPLACEMENT_FILE, INVERSE_FILE
 from autoreg.io.transforms import read_displacement
 
 
@@ -45,28 +47,28 @@ class PairImages:
     displacement_mm: NDArray[np.float32]
 
 
-def load_images(prediction: Prediction) -> PairImages:
+def load_images(pair: PredictedPair) -> PairImages:
     """Read the images of a predicted pair.
 
     Raises:
         DataError: if a file is missing, cannot be read, or lies on another grid than the fixed
             image.
     """
-    fixed = read_image_of(prediction.inputs.fixed, "intensity")
-    moving = read_image_of(prediction.inputs.moving, "intensity")
-    warped = read_on_grid(prediction.warped_files, "intensity", fixed.geometry)
-    path = existing(prediction.folder / DISPLACEMENT_FILE)
+    fixed = read_image_of(pair.inputs.fixed, "intensity")
+    moving = read_image_of(pair.inputs.moving, "intensity")
+    warped = read_on_fixed(pair.warped_files, "intensity", fixed.geometry)
+    path = existing(pair.folder / DISPLACEMENT_FILE)
     displacement_mm, geometry = read_displacement(path)
-    require_grid(path, geometry, fixed.geometry)
-    initial = resample_volume(moving, None, fixed.geometry, outside=prediction.outside_value)
+    require_grid(path, geometry, fixed.geometry, FIXED)
+    initial = resample_volume(moving, None, fixed.geometry, outside=pair.result.outside_value)
     return PairImages(fixed, initial, warped, displacement_mm)
 
 
-def evaluate_case(prediction: Prediction, images: PairImages, device: torch.device) -> CaseScores:
+def evaluate_case(pair: PredictedPair, images: PairImages, device: torch.device) -> CaseScores:
     """Score one pair before and after registration.
 
     Args:
-        prediction: The pair.
+        pair: The pair.
         images: From `load_images`.
         device: Where to compute what torch computes.
 
@@ -74,35 +76,35 @@ def evaluate_case(prediction: Prediction, images: PairImages, device: torch.devi
         DataError: if label, mask, landmark or inverse files are missing, unreadable or misplaced.
     """
     geometry = images.fixed.geometry
-    foreground, source = _foreground(prediction, images.fixed)
-    maps = load_labels(prediction, geometry)
-    labels = label_scores(maps, prediction.label_names, device) if maps else None
-    landmarks = landmark_errors(prediction, geometry)
+    foreground, source = _foreground(pair, images.fixed)
+    maps = load_labels(pair, geometry)
+    labels = label_scores(maps, pair.result.label_names, device) if maps else None
+    landmarks = landmark_errors(pair, geometry)
     fixed = torch.from_numpy(images.fixed.array).to(device)
     lncc = local_correlation(fixed, [images.initial.array, images.warped.array], foreground)
-    inverse = _inverse_consistency(prediction, images, device)
-    notes = [*one_sided_notes(prediction), *label_notes(labels or ())]
+    inverse = _inverse_consistency(pair, images, device)
+    notes = [*pair.notes, *one_sided_notes(pair), *label_notes(labels or ())]
     if inverse is None:
         notes.append(f"inverse consistency not scored: {INVERSE_FILE} is missing")
     return CaseScores(
-        case=prediction.case,
+        case=pair.result.case,
         initial=_state(labels, landmarks, lncc[0], before=True),
         registered=_state(labels, landmarks, lncc[1], before=False),
         field=_field_quality(images, foreground, inverse, device),
         foreground=source,
         labels=labels or (),
         landmarks=0 if landmarks is None else len(landmarks.initial_mm),
-        registration_seconds=prediction.seconds,
+        prediction_seconds=pair.result.seconds,
         notes=tuple(notes),
     )
 
 
 def _foreground(
-    prediction: Prediction, fixed: Volume
+    pair: PredictedPair, fixed: Volume
 ) -> tuple[NDArray[np.bool_], Literal["mask", "threshold"]]:
-    if prediction.inputs.fixed_mask is None:
+    if pair.inputs.fixed_mask is None:
         return foreground_mask(fixed.single), "threshold"
-    mask = read_on_grid([prediction.inputs.fixed_mask], "mask", fixed.geometry)
+    mask = read_on_fixed([pair.inputs.fixed_mask], "mask", fixed.geometry)
     return mask.single.astype(bool), "mask"
 
 
@@ -128,9 +130,9 @@ def _state(
 
 
 def _inverse_consistency(
-    prediction: Prediction, images: PairImages, device: torch.device
+    pair: PredictedPair, images: PairImages, device: torch.device
 ) -> InverseConsistency | None:
-    path = prediction.folder / INVERSE_FILE
+    path = pair.folder / INVERSE_FILE
     if not path.is_file():
         return None
     inverse_mm, moving_geometry = read_displacement(path)

@@ -19,13 +19,11 @@ class InverseConsistency:
     Attributes:
         mean_mm: Its mean; NaN if no voxel lands inside.
         p95_mm: Its 95th percentile.
-        maximum_mm: Its maximum.
         overlap_fraction: Share of the fixed grid's voxels that land inside.
     """
 
     mean_mm: float
     p95_mm: float
-    maximum_mm: float
     overlap_fraction: float
 
 
@@ -67,10 +65,9 @@ def inverse_consistency(
 
 def _summarise(errors_mm: np.ndarray, voxels: int) -> InverseConsistency:
     if errors_mm.size == 0:
-        return InverseConsistency(float("nan"), float("nan"), float("nan"), 0.0)
+        return InverseConsistency(float("nan"), float("nan"), 0.0)
     return InverseConsistency(
         mean_mm=float(errors_mm.mean(dtype=np.float64)),
         p95_mm=float(np.percentile(errors_mm, 95)),
-        maximum_mm=float(errors_mm.max()),
         overlap_fraction=errors_mm.size / voxels,
     )

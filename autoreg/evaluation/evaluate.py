@@ -1,29 +1,24 @@
 """Evaluate a folder of predictions, several pairs at a time."""
 
-import logging
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from autoreg.errors import AutoregError
-from autoreg.evaluation.case import evaluate_case, load_images
+from autoreg.evaluation.case import PairImages, evaluate_case, load_images
 from autoreg.evaluation.predictions import find_cases, read_prediction
 from autoreg.evaluation.scores import CaseScores, Failure, Summary
 from autoreg.evaluation.summary import summarise
-
-logger = logging.getLogger(__name__)
+from autoreg.failures import FAILURES, reason_of
+from autoreg.parallel import worker_pool
 
 Outcome = CaseScores | Failure
 
-# What one pair may raise without ending the others: bad input, and what torch, ITK and the file
-# system raise when memory, disk or a library fails.
-_FAILURES = (AutoregError, RuntimeError, OSError, MemoryError, ValueError, ArithmeticError)
+_MORE_MEMORY = "use fewer --workers, or --device cpu"
 
 
 @dataclass(frozen=True)
@@ -33,12 +28,10 @@ class EvaluationJob:
     Attributes:
         device: Where torch computes.
         figures: Folder for pictures, or None for no pictures.
-        threads: CPU threads per process; None leaves torch's choice.
     """
 
     device: torch.device
     figures: Path | None
-    threads: int | None = None
 
 
 def evaluate_predictions(
@@ -60,7 +53,7 @@ def evaluate_predictions(
     folders = find_cases(predictions)
     workers = min(workers, len(folders))
     outcomes: dict[str, Outcome] = {}
-    job = EvaluationJob(device, figures, 1 if workers > 1 else None)
+    job = EvaluationJob(device, figures)
     for outcome in tqdm(_outcomes(folders, job, workers), "evaluating", len(folders), unit="pair"):
         outcomes[outcome.case] = outcome
     ordered = [outcomes[folder.name] for folder in folders]
@@ -72,47 +65,42 @@ def evaluate_predictions(
 
 
 def evaluate_folder(folder: Path, job: EvaluationJob) -> Outcome:
-    """Evaluate the pair in one folder; what goes wrong there becomes a `Failure`."""
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
-    try:
-        prediction = read_prediction(folder)
-        images = load_images(prediction)
-        scores = evaluate_case(prediction, images, job.device)
-        if job.figures is not None:
-            # pyplot takes a second to import
-            from autoreg.evaluation.figures import pair_figure
+    """Evaluate the pair in one folder.
 
-            path = job.figures / f"{prediction.case}.png"
-            pair_figure(
-                images.fixed,
-                images.initial,
-                images.warped,
-                images.displacement_mm,
-                path,
-                prediction.case,
-            )
-    except _FAILURES as error:
-        return Failure(folder.name, _reason(error, folder))
+    What goes wrong there becomes a `Failure`; when only the picture does, the scores are kept
+    with a note.
+    """
+    try:
+        pair = read_prediction(folder)
+        images = load_images(pair)
+        scores = evaluate_case(pair, images, job.device)
+    except FAILURES as error:
+        return Failure(folder.name, reason_of(error, str(folder), _MORE_MEMORY))
+    if job.figures is None:
+        return scores
+    try:
+        _draw(images, job.figures / f"{folder.name}.png")
+    except FAILURES as error:
+        note = f"no picture: {reason_of(error, str(folder), _MORE_MEMORY)}"
+        return replace(scores, notes=(*scores.notes, note), picture_failed=True)
     return scores
 
 
-def _reason(error: Exception, folder: Path) -> str:
-    if isinstance(error, AutoregError):
-        return str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return "out of memory; use fewer --workers, or --device cpu"
-    logger.error("unexpected error in %s", folder, exc_info=error)
-    return f"{type(error).__name__}: {error}"
+def _draw(images: PairImages, path: Path) -> None:
+    # pyplot takes a second to import
+    from autoreg.evaluation.figures import pair_figure
+
+    path.unlink(missing_ok=True)  # of an earlier evaluation
+    pair_figure(
+        images.fixed, images.initial, images.warped, images.displacement_mm, path, path.stem
+    )
 
 
 def _outcomes(folders: Sequence[Path], job: EvaluationJob, workers: int) -> Iterator[Outcome]:
     if workers <= 1:
         yield from (evaluate_folder(folder, job) for folder in folders)
         return
-    # CUDA and OpenMP do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with worker_pool(workers) as pool:
         running = {pool.submit(evaluate_folder, folder, job): folder for folder in folders}
         for future in as_completed(running):
             yield _outcome(future, running[future])

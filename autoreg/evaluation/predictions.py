@@ -1,87 +1,56 @@
 """The folders that autoreg_predict leaves behind, as far as an evaluation needs them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from autoreg.errors import DataError, UsageError
-from autoreg.io.records import from_plain, load_json
+from autoreg.io.result import (
+    DISPLACEMENT_FILE,
+    INVERSE_FILE,
+    RESULT_FILE,
+    UNFINISHED_FILE,
+    WARPED_FILE,
+    WARPED_LABELS_FILE,
+    WARPED_LANDMARKS_FILE,
+    InputsRecord,
+    Result,
+    read_result,
+    warped_files,
+)
 
-RESULT_FILE = "result.json"
-DISPLACEMENT_FILE = "displacement.nii.gz"
-INVERSE_FILE = "inverse_displacement.nii.gz"
-WARPED_FILE = "warped.nii.gz"
-WARPED_LABELS_FILE = "warped_labels.nii.gz"
-WARPED_LANDMARKS_FILE = "warped_landmarks.csv"
-_TRACES = (DISPLACEMENT_FILE, INVERSE_FILE, WARPED_FILE, WARPED_LABELS_FILE, WARPED_LANDMARKS_FILE)
-
-
-@dataclass(frozen=True)
-class InputFiles:
-    """The key `inputs` of a result.json: the pair's files, as absolute paths.
-
-    Attributes:
-        fixed: One file for each channel.
-        moving: One file for each channel.
-        fixed_labels: Or null; likewise the others.
-        moving_labels: See `fixed_labels`.
-        fixed_mask: See `fixed_labels`.
-        moving_mask: See `fixed_labels`.
-        fixed_landmarks: See `fixed_labels`.
-        moving_landmarks: See `fixed_labels`.
-        landmark_frame: What the landmark files hold: world points or (Learn2Reg) voxels.
-    """
-
-    fixed: tuple[str, ...]
-    moving: tuple[str, ...]
-    fixed_labels: str | None = None
-    moving_labels: str | None = None
-    fixed_mask: str | None = None
-    moving_mask: str | None = None
-    fixed_landmarks: str | None = None
-    moving_landmarks: str | None = None
-    landmark_frame: Literal["lps_mm", "voxels"] = "lps_mm"
+_TRACES = (
+    RESULT_FILE, UNFINISHED_FILE, DISPLACEMENT_FILE, INVERSE_FILE, WARPED_FILE, WARPED_LABELS_FILE,
+    WARPED_LANDMARKS_FILE,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictedPair:
     """One predicted pair.
 
     Attributes:
         folder: Where its files lie.
-        case: Its name, that of the folder.
-        inputs: What was registered.
-        seconds: Time that the prediction took, if noted.
-        label_names: Structures by name.
-        outside_value: What the warped image holds where the moving image ends.
+        result: What the prediction noted.
     """
 
     folder: Path
-    case: str
-    inputs: InputFiles
-    seconds: float | None
-    label_names: dict[str, int]
-    outside_value: float
+    result: Result
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A later prediction that failed, if there was one: the results are older."""
+        why = unfinished(self.folder)
+        return () if why is None else (f"results of an earlier prediction; the last one: {why}",)
+
+    @property
+    def inputs(self) -> InputsRecord:
+        """What was registered."""
+        return self.result.inputs
 
     @property
     def warped_files(self) -> tuple[Path, ...]:
         """The warped image, one file per channel."""
-        if len(self.inputs.moving) == 1:
-            return (self.folder / WARPED_FILE,)
-        stem, _, ending = WARPED_FILE.partition(".")
-        names = [f"{stem}_{channel:04d}.{ending}" for channel in range(len(self.inputs.moving))]
-        return tuple(self.folder / name for name in names)
-
-
-@dataclass(frozen=True)
-class _Needed:
-    """The keys of result.json that an evaluation reads; all others are left alone."""
-
-    case: str
-    inputs: InputFiles
-    seconds: float | None = None
-    label_names: dict[str, int] | None = None
-    outside_value: float = 0.0
+        return tuple(self.folder / name for name in warped_files(len(self.inputs.moving)))
 
 
 def find_cases(predictions: Path) -> tuple[Path, ...]:
@@ -91,8 +60,8 @@ def find_cases(predictions: Path) -> tuple[Path, ...]:
         predictions: The folder.
 
     Returns:
-        Sub-folders that hold a result.json or any other file of a prediction, by name; empty
-        ones too, which failed predictions leave.
+        Sub-folders that hold a result.json or any other file of a prediction, by name: failed
+        and interrupted ones leave an unfinished.txt.
 
     Raises:
         UsageError: if there are none.
@@ -117,7 +86,7 @@ def find_cases(predictions: Path) -> tuple[Path, ...]:
     )
 
 
-def read_prediction(folder: Path) -> Prediction:
+def read_prediction(folder: Path) -> PredictedPair:
     """Read what result.json says about a pair.
 
     Raises:
@@ -125,37 +94,25 @@ def read_prediction(folder: Path) -> Prediction:
     """
     path = folder / RESULT_FILE
     if not path.is_file():
+        why = unfinished(folder)
         raise DataError(
-            f"{folder}: {RESULT_FILE} is missing, so the prediction is incomplete; run "
-            "autoreg_predict again with --continue"
+            f"{folder}: {RESULT_FILE} is missing, so the prediction is incomplete"
+            f"{'' if why is None else f' ({why})'}; run autoreg_predict again with --continue"
         )
-    data = load_json(path, DataError)
-    needed = from_plain(_Needed, _known_keys(data, path), str(path), DataError)
-    if needed.case != folder.name:
+    result = read_result(folder)
+    if result.case != folder.name:
         raise DataError(
-            f'{path}: tells of the case "{needed.case}", but the folder is called "{folder.name}"; '
+            f'{path}: tells of the case "{result.case}", but the folder is called "{folder.name}"; '
             "give the folder its old name"
         )
-    return Prediction(
-        folder=folder,
-        case=needed.case,
-        inputs=needed.inputs,
-        seconds=needed.seconds,
-        label_names=needed.label_names or {},
-        outside_value=needed.outside_value,
-    )
+    return PredictedPair(folder, result)
+
+
+def unfinished(folder: Path) -> str | None:
+    """Why a pair's last prediction did not end; None if it did, or if nothing is known."""
+    path = folder / UNFINISHED_FILE
+    return path.read_text("utf-8").strip() if path.is_file() else None
 
 
 def _is_case(folder: Path) -> bool:
-    names = {path.name for path in folder.iterdir()}
-    return not names or not names.isdisjoint((RESULT_FILE, *_TRACES))
-
-
-def _known_keys(data: Any, path: Path) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
-    if not isinstance(data, dict) or not isinstance(data.get("inputs", {}), dict):
-        raise DataError(f'{path}: expected an object with the keys "case" and "inputs"')
-    kept = {f.name: data[f.name] for f in fields(_Needed) if f.name in data}
-    if "inputs" in kept:
-        names = {f.name for f in fields(InputFiles)}
-        kept["inputs"] = {key: value for key, value in kept["inputs"].items() if key in names}
-    return kept
+    return any((folder / name).is_file() for name in _TRACES)

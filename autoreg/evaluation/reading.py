@@ -6,7 +6,9 @@ from pathlib import Path
 from autoreg.errors import DataError
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.volume import Kind, Volume
-from autoreg.io.images import read_image
+from autoreg.io.images import read_image, read_on_grid
+
+FIXED = "the fixed image"
 
 
 def existing(name: str | Path) -> Path:
@@ -28,25 +30,10 @@ def read_image_of(names: Sequence[str | Path], kind: Kind) -> Volume:
     return read_image([existing(name) for name in names], kind)
 
 
-def read_on_grid(names: Sequence[str | Path], kind: Kind, grid: Geometry) -> Volume:
+def read_on_fixed(names: Sequence[str | Path], kind: Kind, grid: Geometry) -> Volume:
     """Read an image, one file per channel, that must lie on the grid of the fixed image.
 
     Raises:
         DataError: if it is missing, cannot be read or lies elsewhere.
     """
-    volume = read_image_of(names, kind)
-    require_grid(Path(names[0]), volume.geometry, grid)
-    return volume
-
-
-def require_grid(path: Path, found: Geometry, expected: Geometry) -> None:
-    """Refuse a file on another grid than that of the fixed image.
-
-    Raises:
-        DataError: saying in what they differ.
-    """
-    difference = expected.difference(found)
-    if difference is not None:
-        raise DataError(
-            f"{path}: does not lie on the grid of the fixed image: {difference} (fixed image first)"
-        )
+    return read_on_grid([existing(name) for name in names], kind, grid, FIXED)

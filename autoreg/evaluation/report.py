@@ -136,7 +136,16 @@ def _caveat(result: MetricSummary) -> str:
         for count, what in ((stat.nan, "NaN"), (stat.infinite, "inf")) if stat else ():
             if count:
                 texts.append(f"{count} {what} {when}")
-    return f"left out: {', '.join(texts)}" if texts else ""
+    remarks = ["no improvement"] if _worse(result) else []
+    return "; ".join([*remarks, *([f"left out: {', '.join(texts)}"] if texts else [])])
+
+
+def _worse(result: MetricSummary) -> bool:
+    """Whether the mean after registration is no better than before; False without a mean."""
+    if result.initial is None:
+        return False
+    gain = result.registered.mean - result.initial.mean
+    return gain <= 0 if result.better == "higher" else result.better == "lower" and gain >= 0
 
 
 def _number(value: float | None, metric: Metric) -> str:

@@ -8,7 +8,7 @@ all three are null; the counts in `Statistic` tell them apart.
 from dataclasses import dataclass
 from typing import Literal
 
-SUMMARY_FORMAT = 1
+SUMMARY_FORMAT = 2
 
 LabelState = Literal["ok", "missing in fixed", "missing in moving", "lost"]
 
@@ -99,7 +99,9 @@ class CaseScores:
             "mask", or its part above a "threshold" (`geometry.foreground`).
         labels: Scores of each label.
         landmarks: Number of landmarks.
-        registration_seconds: As noted by the prediction, if it was.
+        prediction_seconds: Whole time of the prediction, reading and writing included, as it
+            noted.
+        picture_failed: Whether its picture was wanted and could not be drawn; a note says why.
         notes: What was not evaluated or deserves a look, and why.
     """
 
@@ -110,8 +112,9 @@ class CaseScores:
     foreground: Literal["mask", "threshold"]
     labels: tuple[LabelScore, ...]
     landmarks: int
-    registration_seconds: float | None
+    prediction_seconds: float
     notes: tuple[str, ...]
+    picture_failed: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,16 @@ from autoreg.errors import DataError
 from autoreg.evaluation.arrays import FloatArray
 from autoreg.evaluation.landmarks import tre_mm
 from autoreg.evaluation.overlap import dice, present_labels
-from autoreg.evaluation.predictions import WARPED_LABELS_FILE, WARPED_LANDMARKS_FILE, Prediction
-from autoreg.evaluation.reading import existing, read_image_of, read_on_grid
+from autoreg.evaluation.predictions import PredictedPair
+from autoreg.evaluation.reading import existing, read_image_of, read_on_fixed
 from autoreg.evaluation.scores import LabelScore, LabelState
 from autoreg.evaluation.surface import hd95
 from autoreg.geometry.grid import Geometry
-from autoreg.geometry.transforms import resample_volume
+from autoreg.geometry.resampling import resample_volume
 from autoreg.geometry.volume import Volume
 from autoreg.io.images import read_geometry
 from autoreg.io.landmarks import read_landmarks, read_voxel_landmarks
+from autoreg.io.result import WARPED_LABELS_FILE, WARPED_LANDMARKS_FILE
 
 _STATES: dict[LabelState, str] = {
     "missing in fixed": "labels missing in the fixed image, not scored",
@@ -51,25 +52,25 @@ class LandmarkErrors:
     registered_mm: FloatArray
 
 
-def load_labels(prediction: Prediction, geometry: Geometry) -> LabelMaps | None:
+def load_labels(pair: PredictedPair, geometry: Geometry) -> LabelMaps | None:
     """Read the label maps of a pair; None unless both images have one.
 
     Args:
-        prediction: The pair.
+        pair: The pair.
         geometry: Of the fixed image.
 
     Raises:
         DataError: if a file is missing, unreadable or on another grid.
     """
-    files = prediction.inputs
+    files = pair.inputs
     if files.fixed_labels is None or files.moving_labels is None:
         return None
     moving = read_image_of([files.moving_labels], "label")
     return LabelMaps(
-        fixed=read_on_grid([files.fixed_labels], "label", geometry),
+        fixed=read_on_fixed([files.fixed_labels], "label", geometry),
         moving=moving,
         initial=resample_volume(moving, None, geometry),
-        warped=read_on_grid([prediction.folder / WARPED_LABELS_FILE], "label", geometry),
+        warped=read_on_fixed([pair.folder / WARPED_LABELS_FILE], "label", geometry),
     )
 
 
@@ -124,17 +125,17 @@ def label_notes(scores: tuple[LabelScore, ...]) -> list[str]:
     return notes
 
 
-def landmark_errors(prediction: Prediction, geometry: Geometry) -> LandmarkErrors | None:
+def landmark_errors(pair: PredictedPair, geometry: Geometry) -> LandmarkErrors | None:
     """Landmark distances of a pair; None unless both images have landmarks.
 
     Args:
-        prediction: The pair.
+        pair: The pair.
         geometry: Of the fixed image.
 
     Raises:
         DataError: if a file is missing, unreadable, or has another number of points.
     """
-    files = prediction.inputs
+    files = pair.inputs
     if files.fixed_landmarks is None or files.moving_landmarks is None:
         return None
     fixed_path, moving_path = existing(files.fixed_landmarks), existing(files.moving_landmarks)
@@ -143,19 +144,19 @@ def landmark_errors(prediction: Prediction, geometry: Geometry) -> LandmarkError
         moving = read_voxel_landmarks(moving_path, read_geometry(existing(files.moving[0])))
     else:
         fixed, moving = read_landmarks(fixed_path), read_landmarks(moving_path)
-    warped_path = existing(prediction.folder / WARPED_LANDMARKS_FILE)
+    warped_path = existing(pair.folder / WARPED_LANDMARKS_FILE)
     warped = read_landmarks(warped_path)
     if not len(fixed) == len(moving) == len(warped):
         raise DataError(
-            f"case {prediction.case}: landmarks correspond row by row, but {fixed_path} has "
+            f"case {pair.result.case}: landmarks correspond row by row, but {fixed_path} has "
             f"{len(fixed)}, {moving_path} {len(moving)} and {warped_path} {len(warped)} of them"
         )
     return LandmarkErrors(tre_mm(fixed, moving), tre_mm(warped, moving))
 
 
-def one_sided_notes(prediction: Prediction) -> list[str]:
+def one_sided_notes(pair: PredictedPair) -> list[str]:
     """What only one of the two images has, so that it cannot be scored."""
-    files = prediction.inputs
+    files = pair.inputs
     given = {
         "labels": (files.fixed_labels, files.moving_labels),
         "landmarks": (files.fixed_landmarks, files.moving_landmarks),

@@ -79,7 +79,7 @@ METRICS: dict[str, Metric] = {
     "inverse_overlap_fraction": Metric(
         "overlap", "", "neither", lambda c: c.field.inverse_overlap_fraction, percent=True
     ),
-    "registration_seconds": Metric("time", "s", "lower", lambda c: c.registration_seconds),
+    "prediction_seconds": Metric("prediction time", "s", "lower", lambda c: c.prediction_seconds),
 }
 
 

@@ -180,6 +180,8 @@ def apply_affine(matrix: FloatArray, points: ArrayLike) -> FloatArray:
     Not by `@`: for three columns BLAS gains nothing, and its threads, which wait by spinning, made
     this twelve times slower on a machine with other work.
     """
-    moved = np.einsum("...j,ij->...i", np.asarray(points, dtype=np.float64), matrix[:3, :3])
+    moved: FloatArray = np.einsum(
+        "...j,ij->...i", np.asarray(points, dtype=np.float64), matrix[:3, :3]
+    )
     moved += matrix[:3, 3]
     return moved

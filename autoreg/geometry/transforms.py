@@ -7,7 +7,7 @@ image at transform(p).
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,10 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from autoreg.errors import GeometryError
 from autoreg.geometry.grid import FloatArray, Geometry, apply_affine
-from autoreg.geometry.volume import Volume
 from autoreg.numerics.coordinates import slabs, transformed_index_grid
 from autoreg.numerics.invert import Inverter
-from autoreg.numerics.warp import Mode, sample_at_index
+from autoreg.numerics.warp import sample_at_index
 
 
 class Transform(Protocol):
@@ -100,7 +99,7 @@ class DisplacementField:
         """Where points go: (N, 3) xyz LPS mm -> (N, 3)."""
         index = self.geometry.to_index(points_mm)
         field = torch.from_numpy(self.u_vox)[None]
-        moved = _to_rows(sample_at_index(field, _to_batch(index).float(), "border"))
+        moved = _to_rows(sample_at_index(field, to_batch(index).float(), "border"))
         return self.geometry.to_world(index + moved)
 
     def inverse(self) -> "InverseDisplacementField":
@@ -133,7 +132,7 @@ class InverseDisplacementField:
             field folds and has no inverse, or where none was found.
         """
         geometry = self.field.geometry
-        found = self._inverter(_to_batch(geometry.to_index(points_mm)))
+        found = self._inverter(to_batch(geometry.to_index(points_mm)))
         converged: NDArray[np.bool_] = found.converged.reshape(-1).numpy()
         return geometry.to_world(_to_rows(found.points_vox)), converged
 
@@ -191,7 +190,7 @@ def sample_displacement_mm(transform: Transform, geometry: Geometry) -> NDArray[
         (D, H, W, 3) float32, xyz LPS mm.
     """
     result = np.empty((*geometry.shape, 3), dtype=np.float32)
-    for layers, points in _slab_points(geometry):
+    for layers, points in slab_points(geometry):
         moved = transform.map_points(points) - points
         result[layers] = moved.reshape(-1, *geometry.shape[1:], 3)
     return result
@@ -214,7 +213,7 @@ def invert_on_grid(
     inverse = transform.inverse()
     u_mm = np.empty((*geometry.shape, 3), dtype=np.float32)
     residual_mm = np.empty(geometry.shape, dtype=np.float32)
-    for layers, points in _slab_points(geometry):
+    for layers, points in slab_points(geometry):
         origins, known = _map_where_known(inverse, points)
         residual = np.linalg.norm(transform.map_points(origins) - points, axis=1)
         residual[~known] = np.inf
@@ -223,50 +222,7 @@ def invert_on_grid(
     return u_mm, residual_mm
 
 
-def resample_volume(
-    moving: Volume, transform: Transform | None, reference: Geometry, *, outside: float = 0.0
-) -> Volume:
-    """Pull a volume back onto a grid: out(p) = moving(transform(p)), computed in slabs.
-
-    Intensities are interpolated linearly; label maps and masks take the nearest voxel. A point is
-    inside the moving image up to half a voxel beyond its outermost voxel centres, where the edge
-    value is held, which is ITK's rule (`ImageFunction::IsInsideBuffer`): SimpleITK's resampling
-    with the same transform gives the same image.
-
-    Args:
-        moving: The image.
-        transform: From points of `reference` to points of `moving`; None is the identity.
-        reference: The grid of the result.
-        outside: The value beyond the moving image.
-
-    Returns:
-        The volume on `reference`, of the same kind and number type.
-    """
-    mode: Mode = "linear" if moving.kind == "intensity" else "nearest"
-    source = torch.from_numpy(_known_to_torch(moving))[None]
-    shape = np.array(moving.geometry.shape)
-    result = np.empty((moving.array.shape[0], *reference.shape), dtype=moving.array.dtype)
-    for layers, points in _slab_points(reference):
-        mapped = points if transform is None else transform.map_points(points)
-        index = moving.geometry.to_index(mapped)
-        inside = ((index >= -0.5) & (index < shape - 0.5)).all(axis=1)
-        where = _to_batch(index).float() if mode == "linear" else _to_batch(index)
-        values = sample_at_index(source, where, "border", mode)[0]
-        piece = values.flatten(1).numpy()
-        piece = np.where(inside, piece, piece.dtype.type(outside))
-        result[:, layers] = piece.reshape(piece.shape[0], -1, *reference.shape[1:])
-    return Volume(result, reference, moving.kind)
-
-
-def _known_to_torch(volume: Volume) -> NDArray[Any]:
-    """The volume's array in a type that torch can sample."""
-    if volume.kind == "intensity":
-        return np.ascontiguousarray(volume.array, dtype=np.float32)
-    small = np.can_cast(volume.array.dtype, np.int32)
-    return np.ascontiguousarray(volume.array, dtype=np.int32 if small else np.int64)
-
-
-def _slab_points(geometry: Geometry) -> Iterator[tuple[slice, FloatArray]]:
+def slab_points(geometry: Geometry) -> Iterator[tuple[slice, FloatArray]]:
     """Layers of the grid and the world points (N, 3) of their voxel centres."""
     matrix, shape = torch.from_numpy(geometry.index_to_world.copy()), geometry.shape
     for layers in slabs(shape, 2**20):
@@ -289,7 +245,7 @@ def _map_where_known(
     return transform.map_points(points_mm), known
 
 
-def _to_batch(rows: FloatArray) -> torch.Tensor:
+def to_batch(rows: FloatArray) -> torch.Tensor:
     """(N, 3) rows as the (1, 3, 1, 1, N) that sampling wants."""
     return torch.from_numpy(np.ascontiguousarray(rows.T))[None, :, None, None, :]
 

@@ -1,9 +1,10 @@
 """Files that appear complete or not at all."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from autoreg.errors import UsageError
@@ -23,15 +24,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         The path to write to.
 
     Raises:
-        UsageError: if the folder cannot be made or written to.
+        UsageError: if the folder cannot be made or written to, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".partial_", suffix=f"_{path.name}", dir=path.parent)
     except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be written ({error.strerror}); choose a folder that you may write to"
-        ) from error
+        raise _unwritable(path, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -41,8 +40,64 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder that results are written to later, and try whether that is possible.
+
+    Raises:
+        UsageError: if it cannot be made or written to.
+    """
+    if folder.is_file():
+        raise UsageError(f"{folder}: is a file; expected a folder to write results to")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=".partial_", dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Let one process at a time into the block, for reading, changing and writing a file there.
+
+    The folder itself is locked: no file is left behind, and a killed process lets go. Windows and
+    some network file systems know no such lock; there the block runs without one.
+
+    Args:
+        folder: Is made if it is missing.
+
+    Raises:
+        UsageError: if the folder cannot be made or opened.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"{path}: cannot be written ({error.strerror or error}); choose a folder that you may "
+        "write to, with room on its disk"
+    )
 
 
 def write_text_atomic(path: Path, text: str) -> None:

@@ -6,8 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from autoreg.errors import DataError
-from autoreg.io.records import did_you_mean
+from autoreg.errors import DataError, did_you_mean
 
 Pairing = Literal["inter_subject", "intra_subject", "atlas"]
 PAIRINGS: tuple[Pairing, ...] = ("inter_subject", "intra_subject", "atlas")
@@ -68,14 +67,10 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class RawDataset:
-    """A raw data set as its files describe it; no image has been opened.
+class Scan:
+    """What a layout's reader finds in the files of a raw data set.
 
     Attributes:
-        name: The folder's name, e.g. "Dataset001_Brains", which is unique among raw data sets;
-            dataset.json's `name` need not be.
-        folder: Where it lies.
-        layout: How it was read.
         pairing: How pairs arise.
         labels: Name to value of the structures (never 0); empty if dataset.json lists none.
         training: Cases for training and for validation while training.
@@ -85,12 +80,8 @@ class RawDataset:
         test_pairs: The pairs to predict.
         fixed_modalities: Modality of each channel of fixed images.
         moving_modalities: The same of moving images.
-        digest: SHA-256 over names, sizes and times of all files and dataset.json's content.
     """
 
-    name: str
-    folder: Path
-    layout: Literal["native", "learn2reg"]
     pairing: Pairing
     labels: dict[str, int]
     training: tuple[Case, ...]
@@ -100,6 +91,23 @@ class RawDataset:
     test_pairs: tuple[Pair, ...]
     fixed_modalities: tuple[str, ...]
     moving_modalities: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RawDataset(Scan):
+    """A raw data set as its files describe it; no image has been opened.
+
+    Attributes:
+        name: The folder's name, e.g. "Dataset001_Brains", which is unique among raw data sets;
+            dataset.json's `name` need not be.
+        folder: Where it lies.
+        layout: How it was read.
+        digest: SHA-256 over names, sizes and times of all files and dataset.json's content.
+    """
+
+    name: str
+    folder: Path
+    layout: Literal["native", "learn2reg"]
     digest: str
 
     @cached_property

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoreg.errors import DataError, UsageError
-from autoreg.io.cases import Case, LandmarkFrame, Pair, Pairing, RawDataset
-from autoreg.io.dataset_files import Scan
+from autoreg.io.cases import Case, LandmarkFrame, Pair, Pairing, RawDataset, Scan
 from autoreg.io.dataset_json import find_dataset_json, is_learn2reg, read_dataset_json
 from autoreg.io.dataset_learn2reg import scan_learn2reg
 from autoreg.io.dataset_native import scan_native
 from autoreg.io.images import read_geometry
 from autoreg.io.landmarks import read_landmarks, read_voxel_landmarks
+from autoreg.io.names import matching_names
 from autoreg.io.problems import Problem, report
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "Pair",
     "Pairing",
     "RawDataset",
-    "case_landmarks_mm",
     "find_datasets",
     "is_dataset",
     "landmarks_mm",
@@ -33,8 +32,6 @@ __all__ = [
     "resolve_dataset",
     "scan_dataset",
 ]
-
-_NUMBERED = re.compile(r"Dataset(\d+)_.+")
 
 
 def read_dataset(folder: Path) -> RawDataset:
@@ -76,18 +73,10 @@ def scan_dataset(folder: Path) -> tuple[RawDataset, tuple[Problem, ...]]:
     learn2reg = is_learn2reg(file, data)
     scan = (scan_learn2reg if learn2reg else scan_native)(folder, file, data, problems)
     dataset = RawDataset(
+        **vars(scan),
         name=folder.absolute().name,
         folder=folder,
         layout="learn2reg" if learn2reg else "native",
-        pairing=scan.pairing,
-        labels=scan.labels,
-        training=scan.training,
-        test=scan.test,
-        training_pairs=scan.training_pairs,
-        validation_pairs=scan.validation_pairs,
-        test_pairs=scan.test_pairs,
-        fixed_modalities=scan.fixed_modalities,
-        moving_modalities=scan.moving_modalities,
         digest=_digest(folder, file, scan),
     )
     return dataset, tuple(problems)
@@ -114,7 +103,7 @@ def resolve_dataset(raw_root: Path, id_or_name: str | None = None) -> Path:
 
     Args:
         raw_root: Folder of raw data sets.
-        id_or_name: "1" or "001" for Dataset001_Name, or a folder's name; None: the only one.
+        id_or_name: See `matching_names`; None: the only one.
 
     Returns:
         The folder.
@@ -129,12 +118,12 @@ def resolve_dataset(raw_root: Path, id_or_name: str | None = None) -> Path:
         if len(found) == 1:
             return found[0]
         raise UsageError(f"{where}; name one with -d, or the folder of raw data with --raw")
-    matching = [folder for folder in found if _is_meant(folder.name, id_or_name)]
+    matching = matching_names([folder.name for folder in found], id_or_name)
     if len(matching) == 1:
-        return matching[0]
+        return raw_root / matching[0]
     if matching:
-        names = ", ".join(folder.name for folder in matching)
-        raise UsageError(f'{where}; the id "{id_or_name}" means {names}: give the whole name')
+        names = ", ".join(matching)
+        raise UsageError(f'{where}; "{id_or_name}" means {names}: give the whole name')
     raise UsageError(f'{where}; none of them is "{id_or_name}"; give an id or name from the list')
 
 
@@ -147,11 +136,6 @@ def landmarks_mm(case: Case, file: Path) -> NDArray[np.float64]:
     if case.landmark_frame == "lps_mm":
         return read_landmarks(file)
     return read_voxel_landmarks(file, read_geometry(case.images[0]))
-
-
-def case_landmarks_mm(case: Case) -> NDArray[np.float64] | None:
-    """A case's landmarks, (N, 3) xyz in LPS millimetres, or None if it has none."""
-    return None if case.landmarks is None else landmarks_mm(case, case.landmarks)
 
 
 def pair_landmarks(fixed: Case, moving: Case) -> tuple[Path, Path] | None:
@@ -170,13 +154,6 @@ def pair_landmarks(fixed: Case, moving: Case) -> tuple[Path, Path] | None:
 def points_kind(file: Path) -> str:
     """The folder name without its split: keypoints01 for .../keypoints01Tr/x.csv."""
     return re.sub(r"(Tr|Ts|Val)$", "", file.parent.name)
-
-
-def _is_meant(name: str, id_or_name: str) -> bool:
-    numbered = _NUMBERED.fullmatch(name)
-    if id_or_name.isdigit() and numbered:
-        return int(numbered.group(1)) == int(id_or_name)
-    return name == id_or_name
 
 
 def _digest(folder: Path, file: Path | None, scan: Scan) -> str:

@@ -1,19 +1,17 @@
-"""What both layouts of a raw data set share: file names, folders, and what a scan yields."""
+"""What both layouts of a raw data set share: file names and folders."""
 
 import difflib
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from autoreg.io.cases import Case, Pair, Pairing
 from autoreg.io.problems import Problem
 
 # Endings of more than one part first: the longest wins.
 _ENDINGS = (
-    ".nii.gz", ".img.gz", ".gipl.gz", ".raw.gz", ".mnc.gz", ".nii", ".mha", ".mhd", ".nrrd",
-    ".nhdr", ".hdr", ".img", ".mgz", ".mgh", ".mnc", ".gipl", ".zraw", ".raw", ".tiff", ".tif",
-    ".vtk", ".csv",
+    ".nii.gz", ".nii.bz2", ".img.gz", ".gipl.gz", ".raw.gz", ".mnc.gz", ".nii", ".mha", ".mhd",
+    ".nrrd", ".nhdr", ".hdr", ".img", ".mgz", ".mgh", ".mnc", ".gipl", ".zraw", ".raw", ".tiff",
+    ".tif", ".vtk", ".csv",
 )  # fmt: skip
 
 # Files that hold only the numbers of an image whose header is another file.
@@ -25,21 +23,6 @@ _COMPANIONS = {
 
 # An image file of the native layout.
 IMAGE_NAME = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What a layout's reader found; the fields are those of `RawDataset`."""
-
-    pairing: Pairing
-    labels: dict[str, int]
-    training: tuple[Case, ...]
-    test: tuple[Case, ...]
-    training_pairs: tuple[Pair, ...] | None
-    validation_pairs: tuple[Pair, ...] | None
-    test_pairs: tuple[Pair, ...]
-    fixed_modalities: tuple[str, ...]
-    moving_modalities: tuple[str, ...]
 
 
 def split_ending(name: str) -> tuple[str, str]:
@@ -55,6 +38,12 @@ def split_ending(name: str) -> tuple[str, str]:
             return name[: -len(ending)], name[-len(ending) :]
     path = Path(name)
     return path.stem, path.suffix
+
+
+def is_companion(name: str, names: Collection[str]) -> bool:
+    """Whether a file holds only the numbers of an image whose header is among `names`."""
+    stem, ending = split_ending(name)
+    return any(stem + header in names for header in _COMPANIONS.get(ending.lower(), ()))
 
 
 def case_name(text: str, known: Collection[str]) -> str:
@@ -86,9 +75,8 @@ def list_files(folder: Path, problems: list[Problem]) -> dict[str, Path]:
     names = {path.name for path in folder.iterdir()}
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        stem, ending = split_ending(path.name)
-        headers = _COMPANIONS.get(ending.lower(), ())
-        if path.name.startswith(".") or any(stem + header in names for header in headers):
+        stem = split_ending(path.name)[0]
+        if path.name.startswith(".") or is_companion(path.name, names):
             continue
         if path.is_dir():
             problems.append(

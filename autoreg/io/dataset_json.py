@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoreg.errors import DataError
+from autoreg.errors import DataError, did_you_mean
 from autoreg.io.problems import Problem
-from autoreg.io.records import did_you_mean, load_json
+from autoreg.io.records import load_json
 
 Json = dict[str, Any]
 

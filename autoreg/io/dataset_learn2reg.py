@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from autoreg.io.cases import Case, Pair, Pairing
-from autoreg.io.dataset_files import Scan, list_files, split_ending
+from autoreg.io.cases import Case, Pair, Pairing, Scan
+from autoreg.io.dataset_files import list_files, split_ending
 from autoreg.io.dataset_json import Description, Json
 from autoreg.io.dataset_pairs import check_pairs, pair_modalities, pairs_within_subjects
 from autoreg.io.problems import Problem

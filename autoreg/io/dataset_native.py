@@ -4,10 +4,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autoreg.io.cases import Case, nearest_case
+from autoreg.io.cases import Case, Scan, nearest_case
 from autoreg.io.dataset_files import (
     IMAGE_NAME,
-    Scan,
     case_name,
     check_folder_names,
     list_files,

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
+from autoreg.errors import did_you_mean
 from autoreg.io.cases import PAIRINGS, Case, Pair, Pairing, nearest_case
 from autoreg.io.dataset_files import case_name
 from autoreg.io.dataset_json import Description
 from autoreg.io.problems import Problem
-from autoreg.io.records import did_you_mean
 
 
 class NativePairs:

@@ -58,6 +58,39 @@ def read_image(paths: Sequence[Path], kind: Kind) -> Volume:
     return Volume(np.stack(arrays), geometry, kind)
 
 
+def read_on_grid(
+    paths: Sequence[Path], kind: Kind, grid: Geometry, owner: str = "its image"
+) -> Volume:
+    """Read an image that must lie on a grid.
+
+    Args:
+        paths: As for `read_image`.
+        kind: As for `read_image`.
+        grid: For a label map, its image's.
+        owner: Whose grid that is, for the message.
+
+    Raises:
+        DataError: as `read_image`, or if the image lies elsewhere.
+    """
+    volume = read_image(paths, kind)
+    require_grid(paths[0], volume.geometry, grid, owner)
+    return volume
+
+
+def require_grid(path: Path, found: Geometry, grid: Geometry, owner: str) -> None:
+    """Refuse a file that lies elsewhere.
+
+    Raises:
+        DataError: saying in what it differs.
+    """
+    difference = grid.difference(found)
+    if difference is not None:
+        raise DataError(
+            f"{path}: lies elsewhere than {owner}: {difference} ({owner} first); resample it to "
+            "that grid"
+        )
+
+
 def read_geometry(path: Path) -> Geometry:
     """Read where an image lies from its header alone.
 
@@ -147,7 +180,7 @@ def _read_scalar(path: Path) -> tuple[NDArray[Any], Geometry]:
     """The (D, H, W) array as stored, and its geometry."""
     try:
         reader, geometry = _itk_header(path)
-        if path.name.endswith(NIFTI_SUFFIXES):
+        if path.name.lower().endswith(NIFTI_SUFFIXES):
             # ITK fills what is missing of a truncated NIfTI file and says nothing; nibabel refuses.
             return nibabel_array(load_nibabel(path), path), geometry
         array = sitk.GetArrayFromImage(reader.Execute())

@@ -1,6 +1,7 @@
 """Landmarks in csv files."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,11 @@ def read_landmarks(path: Path) -> FloatArray:
             three finite numbers.
     """
     rows = _rows(path)
-    header = tuple(cell.strip().lower() for cell in rows[0][1]) if rows else ()
-    if header != HEADER:
+    if not rows or not _is_header(rows[0][1]):
+        found = ",".join(rows[0][1]) if rows else "missing"
         raise DataError(
-            f"{path}: the first line is {','.join(header) or 'missing'!r}, "
-            "expected 'x,y,z' (points in LPS mm)"
+            f"{path}: the first line is {found!r}, expected 'x,y,z' (points in LPS mm); make "
+            "x,y,z the first line and separate the numbers by commas"
         )
     return _points(rows[1:], path)
 
@@ -53,6 +54,21 @@ def read_voxel_landmarks(path: Path, geometry: Geometry) -> FloatArray:
     return geometry.to_world(_points(_rows(path), path)[:, ::-1])
 
 
+def malformed_lines(path: Path, *, has_header: bool) -> list[tuple[int, str]]:
+    """Numbers (from 1) and text of the lines that are not three finite numbers.
+
+    None where the file cannot be read or its header is wrong: `read_landmarks` says so.
+    """
+    try:
+        rows = _rows(path)
+    except DataError:
+        return []
+    if has_header and not (rows and _is_header(rows[0][1])):
+        return []
+    lines = rows[1:] if has_header else rows
+    return [(number, ",".join(cells)) for number, cells in lines if _point(cells) is None]
+
+
 def write_landmarks(path: Path, points_mm: ArrayLike) -> None:
     """Write points (N, 3), xyz LPS mm, with the header `x,y,z`; to a nanometre."""
     lines = [",".join(f"{value:.6f}" for value in row) for row in np.asarray(points_mm)]
@@ -71,18 +87,29 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     return [(number, cells) for number, cells in rows if any(cell.strip() for cell in cells)]
 
 
+def _is_header(cells: Sequence[str]) -> bool:
+    return tuple(cell.strip().lower() for cell in cells) == HEADER
+
+
 def _points(rows: list[tuple[int, list[str]]], path: Path) -> FloatArray:
     if not rows:
-        raise DataError(f"{path}: holds no landmarks")
+        raise DataError(f"{path}: holds no landmarks; add a line for each point, or remove it")
     points = np.empty((len(rows), 3))
     for target, (number, cells) in zip(points, rows, strict=True):
-        try:
-            values = [float(cell) for cell in cells]
-        except ValueError:
-            values = []
-        if len(values) != 3 or not np.isfinite(values).all():
+        point = _point(cells)
+        if point is None:
             raise DataError(
-                f"{path}, line {number}: found {','.join(cells)!r}, expected three numbers"
+                f"{path}, line {number}: found {','.join(cells)!r}, expected three numbers; "
+                "separate them by commas, or remove the line"
             )
-        target[:] = values
+        target[:] = point
     return points
+
+
+def _point(cells: Sequence[str]) -> list[float] | None:
+    """Three finite numbers, or None."""
+    try:
+        values = [float(cell) for cell in cells]
+    except ValueError:
+        return None
+    return values if len(values) == 3 and np.isfinite(values).all() else None

@@ -53,15 +53,17 @@ def from_plain(cls: type[T], data: object, where: str, error: type[AutoregError]
 
 
 def load_json(path: Path, error: type[AutoregError] = PlanError) -> Any:  # noqa: ANN401
-    """Read a JSON file; errors name file, line and column."""
+    """Read a JSON file, with or without a byte order mark; errors name file, line and column."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as cause:
-        raise error(f"{path}: no such file") from cause
+        raise error(
+            f"{path}: no such file; correct the path, or run the command that writes it"
+        ) from cause
     except (OSError, UnicodeDecodeError) as cause:
         raise error(f"{path}: cannot be read ({cause})") from cause
     try:
-        return json.loads(text, object_pairs_hook=_no_duplicates)
+        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_such_number)
     except json.JSONDecodeError as cause:
         raise error(
             f"{path}, line {cause.lineno}, column {cause.colno}: not valid JSON: {cause.msg}"
@@ -92,6 +94,10 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f'the key "{key}" stands twice in one object; remove one of them')
         seen[key] = value
     return seen
+
+
+def _no_such_number(word: str) -> typing.NoReturn:
+    raise ValueError(f"{word} is no number of JSON; write a finite number or null")
 
 
 def _render(value: Any, depth: int) -> str:  # noqa: ANN401

@@ -77,7 +77,7 @@ def read_displacement(path: Path) -> tuple[NDArray[np.float32], Geometry]:
 
 def _vectors(reader: sitk.ImageFileReader, path: Path) -> NDArray[Any]:
     """The (D, H, W, 3) numbers of the file."""
-    if not path.name.endswith(NIFTI_SUFFIXES):
+    if not path.name.lower().endswith(NIFTI_SUFFIXES):
         array: NDArray[Any] = sitk.GetArrayFromImage(reader.Execute())
         return array
     # ITK reads truncated NIfTI files without a word; nibabel refuses them.

@@ -9,7 +9,7 @@ from torch import Tensor
 from autoreg.errors import PlanError, did_you_mean
 from autoreg.losses.regularity import bending, diffusion, draw_gradicon_points, gradicon
 from autoreg.losses.similarity import LNCC, MIND, MSE, Similarity, SquaredLNCC, WindowedNCC
-from autoreg.numerics.coordinates import Size, unit_grid, unit_to_index_displacement
+from autoreg.numerics.coordinates import Size
 from autoreg.numerics.maps import FieldChain
 from autoreg.plan import LossPlan
 
@@ -45,16 +45,10 @@ def _both_directions(penalty: Callable[[Tensor], Tensor]) -> Regularity:
         shape: Size,
         generator: torch.Generator,
     ) -> Tensor:
-        values = [penalty(_u_vox(chain, shape)) for chain in (fixed_to_moving, moving_to_fixed)]
-        return torch.stack(values).mean()
+        chains = (fixed_to_moving, moving_to_fixed)
+        return torch.stack([penalty(c.displacement_vox(shape)) for c in chains]).mean()
 
     return regularity
-
-
-def _u_vox(chain: FieldChain, shape: Size) -> Tensor:
-    points = chain.dense(shape)
-    nodes = unit_grid(shape, device=points.device, dtype=points.dtype)
-    return unit_to_index_displacement(points - nodes, shape)
 
 
 REGULARITIES: dict[str, Regularity] = {

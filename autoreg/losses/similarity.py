@@ -17,7 +17,7 @@ from torch import Tensor
 from autoreg.errors import GeometryError, PlanError
 from autoreg.losses.average import bind_average
 from autoreg.losses.mind import mind_descriptor
-from autoreg.losses.window import Window, box_window, full_precision, gaussian_window
+from autoreg.losses.window import Window, at_least_float32, box_window, gaussian_window
 
 Loss = Callable[[Tensor], Tensor]
 _EPSILON = 1e-5  # of the published LNCC (added to each variance) and windowed NCC alike
@@ -77,7 +77,7 @@ class LNCC(Similarity):
 
     def bind(self, fixed: Tensor, mask: Tensor | None = None) -> Loss:
         """See `Similarity.bind`."""
-        fixed = full_precision(fixed)
+        fixed = at_least_float32(fixed)
         correlation, average = _bind_correlation(fixed, self.sigma), bind_average(fixed, mask)
         return lambda warped: 1 - average(correlation(warped))
 
@@ -97,7 +97,7 @@ class SquaredLNCC(Similarity):
 
     def bind(self, fixed: Tensor, mask: Tensor | None = None) -> Loss:
         """See `Similarity.bind`."""
-        fixed = full_precision(fixed)
+        fixed = at_least_float32(fixed)
         correlation, average = _bind_correlation(fixed, self.sigma), bind_average(fixed, mask)
         return lambda warped: 1 - average(correlation(warped).square())
 
@@ -126,7 +126,7 @@ class WindowedNCC(Similarity):
 
     def bind(self, fixed: Tensor, mask: Tensor | None = None) -> Loss:
         """See `Similarity.bind`."""
-        fixed = full_precision(fixed)
+        fixed = at_least_float32(fixed)
         moments = _bind_moments(fixed, box_window(fixed, self.window, "zeros"))
         average = bind_average(fixed, mask)
         epsilon = _EPSILON / self.window**6  # we have means where the formula has sums
@@ -159,14 +159,14 @@ class MIND(Similarity):
 
     def bind(self, fixed: Tensor, mask: Tensor | None = None) -> Loss:
         """See `Similarity.bind`."""
-        fixed = full_precision(fixed)
+        fixed = at_least_float32(fixed)
         window = box_window(fixed, 2 * self.radius + 1, "replicate")
         average = bind_average(fixed, mask)
         target = self._descriptors(fixed, window)
 
         def loss(warped: Tensor) -> Tensor:
             _require_same_shape(warped, fixed)
-            return average((self._descriptors(full_precision(warped), window) - target).square())
+            return average((self._descriptors(at_least_float32(warped), window) - target).square())
 
         return loss
 
@@ -183,12 +183,12 @@ class MSE(Similarity):
 
     def bind(self, fixed: Tensor, mask: Tensor | None = None) -> Loss:
         """See `Similarity.bind`."""
-        fixed = full_precision(fixed)
+        fixed = at_least_float32(fixed)
         average = bind_average(fixed, mask)
 
         def loss(warped: Tensor) -> Tensor:
             _require_same_shape(warped, fixed)
-            return average((full_precision(warped) - fixed).square())
+            return average((at_least_float32(warped) - fixed).square())
 
         return loss
 
@@ -200,7 +200,7 @@ def _bind_moments(fixed: Tensor, window: Window) -> Callable[[Tensor], tuple[Ten
 
     def moments(warped: Tensor) -> tuple[Tensor, ...]:
         _require_same_shape(warped, fixed)
-        warped = full_precision(warped)
+        warped = at_least_float32(warped)
         mean = window(warped)
         covariance = window(warped * fixed) - mean * mean_fixed
         variance = (window(warped.square()) - mean.square()).relu()

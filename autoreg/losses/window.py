@@ -93,6 +93,6 @@ def _banded(n: int, taps: Tensor, border: Border) -> Tensor:
     return matrix.scatter_add_(1, columns.clamp(0, n - 1), weights)
 
 
-def full_precision(volume: Tensor) -> Tensor:
+def at_least_float32(volume: Tensor) -> Tensor:
     """The volume in float32, or float64 if it has that."""
     return volume if volume.dtype == torch.float64 else volume.float()

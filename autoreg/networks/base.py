@@ -1,7 +1,8 @@
 """What every registration network is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -60,3 +61,19 @@ class RegistrationNetwork(nn.Module, ABC):
         Raises:
             CheckpointError: if the weights do not belong to such a network.
         """
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards every module has the mode that it had.
+
+    Args:
+        network: Of which all modules are switched.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

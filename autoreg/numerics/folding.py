@@ -18,7 +18,8 @@ class FoldedCells:
 
     A deformation that is the identity far away covers every point at least once; a point that
     it covers several times lies in the image of at least one inverted cell. So a point outside
-    of all these boxes has exactly one pre-image.
+    of all these boxes has exactly one pre-image, as far as pre-images lie in the grid or within a
+    voxel around it: folds of the held edge values further out are not among the cells.
 
     Attributes:
         lower_vox: (M, 3) smallest corner of each box, index coordinates.
@@ -31,8 +32,8 @@ class FoldedCells:
     def covers(self, points_vox: Tensor) -> Tensor:
         """Which points may have more than one pre-image.
 
-        The boxes are widened to a lattice, so a point near a fold may be named needlessly; no
-        point with several pre-images is missed.
+        The boxes are widened to a lattice, so a point near a fold may be named needlessly; none
+        that a box covers is missed.
 
         Args:
             points_vox: (3, N).

@@ -21,7 +21,7 @@ _DIFFERENCE_VOX = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """What `invert_at` found.
+    """What an `Inverter` found.
 
     Attributes:
         points_vox: (1, 3, *s) the points x, index coordinates, channels (d, h, w).
@@ -41,6 +41,10 @@ class Inversion:
 @dataclass(frozen=True, eq=False)
 class Inverter:
     """The inverse of one displacement field, prepared for many calls.
+
+    Fixed-point steps x <- target - u(x) run for each point as long as they contract; the others
+    go on with damped Newton steps (Levenberg-Marquardt), first from where they are, then from
+    the grid nodes that the deformation takes nearest to the target.
 
     Attributes:
         u_vox: (1, 3, D, H, W), voxels; outside the grid its edge values are held.
@@ -70,7 +74,16 @@ class Inverter:
 
     @torch.no_grad()
     def __call__(self, targets_vox: Tensor) -> Inversion:
-        """Solve x + u(x) = target for each target; see `invert_at`."""
+        """Solve x + u(x) = target, point by point.
+
+        Args:
+            targets_vox: (1, 3, *s) index coordinates, channels (d, h, w); may lie outside the
+                grid.
+
+        Returns:
+            Points, residuals and which of them can be relied on. Nothing is raised for a field
+            that folds: read `converged`.
+        """
         shape = targets_vox.shape[2:]
         targets = targets_vox[0].reshape(3, -1).to(self.u_vox.dtype)
         points = torch.empty_like(targets)
@@ -122,28 +135,6 @@ class Inverter:
         state.points[:, where[improved]] = trial.points[:, improved]
         state.length[where[improved]] = trial.length[improved]
         return steps
-
-
-def invert_at(
-    u_vox: Tensor, targets_vox: Tensor, *, tolerance_vox: float = 2e-4, max_iterations: int = 50
-) -> Inversion:
-    """Solve x + u(x) = target, point by point.
-
-    Fixed-point steps x <- target - u(x) run for each point as long as they contract; the others
-    go on with damped Newton steps (Levenberg-Marquardt), first from where they are, then from
-    the grid nodes that the deformation takes nearest to the target.
-
-    Args:
-        u_vox: (1, 3, D, H, W), voxels of its grid; outside the grid its edge values are held.
-        targets_vox: (1, 3, *s) index coordinates, channels (d, h, w); may lie outside the grid.
-        tolerance_vox: Residual at which a point counts as found.
-        max_iterations: Newton steps per start.
-
-    Returns:
-        Points, residuals and which of them can be relied on. Nothing is raised for a field that
-        folds: read `converged`.
-    """
-    return Inverter(u_vox, tolerance_vox, max_iterations)(targets_vox)
 
 
 class _State:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from autoreg.numerics.coordinates import Size, unit_grid
+from autoreg.numerics.coordinates import Size, unit_grid, unit_to_index_displacement
 from autoreg.numerics.warp import sample_at_unit
 
 
@@ -53,6 +53,19 @@ class FieldChain:
         if tuple(first.shape[2:]) != tuple(shape):
             return self(nodes)
         return FieldChain(self.fields[1:])(nodes + first)
+
+    def displacement_vox(self, shape: Size) -> Tensor:
+        """The displacement at the nodes of a grid, in its voxels.
+
+        Args:
+            shape: Nodes along (d, h, w).
+
+        Returns:
+            (B, 3, D, H, W), channels (d, h, w).
+        """
+        points = self.dense(shape)
+        nodes = unit_grid(shape, device=points.device, dtype=points.dtype)
+        return unit_to_index_displacement(points - nodes, shape)
 
     def prepended(self, field: Tensor) -> "FieldChain":
         """The chain that applies `field` (B, 3, d, h, w) before all others."""

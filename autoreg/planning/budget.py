@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from autoreg.errors import PlanError
+from autoreg.machine import memory_total_bytes
 from autoreg.plan import BUDGETS
-from autoreg.planning.machine import memory_total_bytes
 
 if TYPE_CHECKING:
     import torch

@@ -11,6 +11,7 @@ from autoreg.command import (
     make_parser,
     resolve_device,
     run_command,
+    whole_number,
 )
 from autoreg.paths import resolve_paths
 from autoreg.plan import BUDGETS
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 def main_fingerprint(argv: Sequence[str] | None = None) -> int:
     """Run autoreg_fingerprint: verify data sets and measure what planning needs to know."""
     parser = make_parser("autoreg_fingerprint", "Verify a raw data set and measure its images.")
-    _add_flags(parser, verify=True, config=False, budget=False, parallel=True)
+    _add_flags(parser, verify=True, parallel=True)
     return run_command(_fingerprint, parser.parse_args(argv))
 
 
 def main_plan(argv: Sequence[str] | None = None) -> int:
     """Run autoreg_plan: from the fingerprint to plans.json."""
     parser = make_parser("autoreg_plan", "Decide grid, network, loss and training; say why.")
-    _add_flags(parser, verify=False, config=True, budget=True, parallel=False)
+    _add_flags(parser, config=True, budget=True)
     return run_command(_plan, parser.parse_args(argv))
 
 
@@ -43,7 +44,7 @@ def main_preprocess(argv: Sequence[str] | None = None) -> int:
         "Prepare the cases of a data set as a configuration of its plans.json says. Cases that "
         "are up to date are kept.",
     )
-    _add_flags(parser, verify=False, config=True, budget=False, parallel=True)
+    _add_flags(parser, config=True, parallel=True)
     return run_command(_preprocess, parser.parse_args(argv))
 
 
@@ -59,7 +60,12 @@ def main_plan_and_preprocess(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_flags(
-    parser: argparse.ArgumentParser, *, verify: bool, config: bool, budget: bool, parallel: bool
+    parser: argparse.ArgumentParser,
+    *,
+    verify: bool = False,
+    config: bool = False,
+    budget: bool = False,
+    parallel: bool = False,
 ) -> None:
     add = parser.add_argument
     add(
@@ -72,32 +78,25 @@ def _add_flags(
     )
     if config:
         add("--config", default="default", metavar="NAME", help="of plans.json (default: default)")
+        add_device_flag(parser)
     if budget:
         add(
             "--budget",
             choices=BUDGETS,
             help="memory and time to plan for (default: what --device has)",
         )
-        add_device_flag(parser)
     if verify:
         add("--skip-verify", action="store_true", help="trust the files' contents")
     if parallel:
         add(
             "--workers",
-            type=_natural,
+            type=whole_number(1),
             metavar="N",
             help="processes (default: by processors, free memory and image size)",
         )
         add("--overwrite", action="store_true", help="do again what is up to date")
         add("--no-progress", action="store_true", help="no progress bars")
     add_path_flags(parser, "raw", "preprocessed")
-
-
-def _natural(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return value
 
 
 def _fingerprint(arguments: argparse.Namespace) -> None:
@@ -122,6 +121,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     from autoreg.planning.steps import load_fingerprint
     from autoreg.planning.summary import next_text
 
+    _require_name(arguments)
     preprocessed = _work(arguments).preprocessed
     for folder in _folders(arguments):
         dataset = read_dataset(folder)
@@ -142,6 +142,7 @@ def _preprocess(arguments: argparse.Namespace) -> None:
     from autoreg.io.dataset import read_dataset
     from autoreg.planning.plans_file import load_plan, plans_path
 
+    _require_name(arguments)
     work = _work(arguments)
     for folder in _folders(arguments):
         dataset = read_dataset(folder)
@@ -153,6 +154,7 @@ def _plan_and_preprocess(arguments: argparse.Namespace) -> None:
     from autoreg.planning.steps import make_fingerprint, open_dataset
     from autoreg.planning.summary import found_text
 
+    _require_name(arguments)
     work = _work(arguments)
     for folder in _folders(arguments):
         dataset = open_dataset(folder, work, verify=not arguments.skip_verify)
@@ -190,6 +192,13 @@ def _preprocess_and_tell(
     print(next_text("autoreg_train", *train, flags=flags), flush=True)
 
 
+def _require_name(arguments: argparse.Namespace) -> None:
+    """Refuse an impossible --config before hours of work are spent."""
+    from autoreg.planning.plans_file import require_configuration_name
+
+    require_configuration_name(arguments.config)
+
+
 def _budget(arguments: argparse.Namespace) -> "Budget":
     from autoreg.planning.budget import detect_budget, get_budget
 
@@ -207,6 +216,7 @@ def _work(arguments: argparse.Namespace) -> "Work":
         workers=getattr(arguments, "workers", None),
         progress=not getattr(arguments, "no_progress", False),
         overwrite=getattr(arguments, "overwrite", False),
+        device=resolve_device(getattr(arguments, "device", "cpu")),
     )
 
 

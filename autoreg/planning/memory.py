@@ -33,6 +33,11 @@ CPU_OPTIMISER_BYTES = 90 * MIB
 CPU_RUNTIME_BYTES = 40 * MIB
 # cuDNN and cuBLAS workspaces; the budget's limit has left out CUDA's own context already.
 CUDA_RUNTIME_BYTES = 300 * MIB
+# A pair's images on their native grids, per voxel of the larger one, while the network works.
+_NATIVE_BYTES_PER_VOXEL = 8
+# While its result is written there are displacements and their inverse besides: measured with
+# images of 0.9, 6.9 and 15 million voxels.
+_EXPORT_BYTES_PER_VOXEL = 70
 # oneDNN lays channels out in blocks of 16 and copies what it is given into that layout.
 _CHANNEL_BLOCK = 16
 _FLOAT_BYTES = 4
@@ -49,23 +54,26 @@ class _Parameters:
     largest: int
 
 
-def estimate_memory(plan: Plan, *, limit: int, cuda: bool) -> MemoryPlan:
+def estimate_memory(plan: Plan, *, limit: int, cuda: bool, native_voxels: int = 0) -> MemoryPlan:
     """Estimate the peak memory of training, instance optimisation and prediction.
 
     Args:
         plan: Grid, network, loss, batch size and optimiser decide.
         limit: What the budget allows, bytes; copied into the result.
         cuda: Estimate the device's memory instead of the process's.
+        native_voxels: Of the largest image on its own grid; on the CPU it takes room beside the
+            network, and most while a result is written.
 
     Returns:
-        Peaks in bytes. On the CPU those of the whole process, beside which images on their native
-        grids take room while they are read and written.
+        Peaks in bytes.
     """
     return MemoryPlan(
         limit=limit,
         training=training_bytes(plan, cuda=cuda),
-        instance_optimisation=instance_optimisation_bytes(plan, cuda=cuda),
-        prediction=prediction_bytes(plan, cuda=cuda),
+        instance_optimisation=instance_optimisation_bytes(
+            plan, cuda=cuda, native_voxels=native_voxels
+        ),
+        prediction=prediction_bytes(plan, cuda=cuda, native_voxels=native_voxels),
     )
 
 
@@ -81,12 +89,12 @@ def training_bytes(plan: Plan, *, cuda: bool) -> int:
         del loss, gradients
     # While the maps are computed, Adam's two moments and the last step's gradients are there.
     running = counter.peak + 3 * weights.total
-    updating = _update_peak(weights, moments=2, copies=0)
+    updating = _update_peak(weights, moments=2, copies=0, cuda=cuda)
     return max(running, updating) + _runtime_bytes(cuda) + _optimiser_bytes(cuda)
 
 
-def instance_optimisation_bytes(plan: Plan, *, cuda: bool) -> int:
-    """Peak of one IO step, whatever the mode: two backward passes through one graph."""
+def instance_optimisation_bytes(plan: Plan, *, cuda: bool, native_voxels: int = 0) -> int:
+    """Peak of a pair with IO, whatever the mode: two backward passes through one graph."""
     with _fake_run() as counter:
         network, bound = _network_and_objective(plan, 1)
         network.eval()
@@ -100,20 +108,24 @@ def instance_optimisation_bytes(plan: Plan, *, cuda: bool) -> int:
     moments = 3 if plan.instance_optimisation.optimiser == "amsgrad" else 2
     # Beside the moments there is the copy from which the weights are restored.
     running = counter.peak + (moments + 1) * weights.total
-    updating = _update_peak(weights, moments, copies=1)
-    return max(running, updating) + _runtime_bytes(cuda) + _optimiser_bytes(cuda)
+    updating = _update_peak(weights, moments, copies=1, cuda=cuda)
+    computing, exporting = _native_bytes(native_voxels, cuda)
+    most = max(max(running, updating) + computing, 2 * weights.total + exporting)
+    return most + _runtime_bytes(cuda) + _optimiser_bytes(cuda)
 
 
-def prediction_bytes(plan: Plan, *, cuda: bool) -> int:
-    """Peak of the network alone, without IO."""
+def prediction_bytes(plan: Plan, *, cuda: bool, native_voxels: int = 0) -> int:
+    """Peak of a pair without IO."""
     with _fake_run() as counter, torch.no_grad():
         network, bound = _network_and_objective(plan, 1)
         network.eval()
+        weights = _parameters(network)
         counter.restart_peak()
         maps = network(bound.moving, bound.fixed)
         dense = maps.fixed_to_moving.dense(plan.grid.shape)
         del maps, dense
-    return counter.peak + _runtime_bytes(cuda)
+    computing, exporting = _native_bytes(native_voxels, cuda)
+    return max(counter.peak + computing, weights.total + exporting) + _runtime_bytes(cuda)
 
 
 def convolution_workspace(
@@ -140,13 +152,22 @@ def _blocked(shape: Sequence[int]) -> int:
     return _FLOAT_BYTES * shape[0] * channels * math.prod(shape[2:])
 
 
-def _update_peak(weights: _Parameters, moments: int, copies: int) -> int:
+def _update_peak(weights: _Parameters, moments: int, copies: int, *, cuda: bool) -> int:
     """Bytes while gradients are projected and the weights updated; the graph is gone by then.
 
     Weights, moments, copies and two gradients, and two float64 copies of the largest tensor for
-    the dot products.
+    the dot products. On CUDA torch updates all tensors at once, with two more lists of them
+    (decayed gradients and square roots).
     """
-    return (1 + moments + copies + 2) * weights.total + 2 * 8 * weights.largest
+    lists = 1 + moments + copies + 2 + (2 if cuda else 0)
+    return lists * weights.total + 2 * 8 * weights.largest
+
+
+def _native_bytes(voxels: int, cuda: bool) -> tuple[int, int]:
+    """Bytes on native grids while the network works, and while a result is written."""
+    if cuda:
+        return 0, 0
+    return _NATIVE_BYTES_PER_VOXEL * voxels, _EXPORT_BYTES_PER_VOXEL * voxels
 
 
 def _runtime_bytes(cuda: bool) -> int:

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from autoreg import __version__
-from autoreg.errors import PlanError
-from autoreg.io.records import did_you_mean, from_plain, load_json, save_record, to_plain
+from autoreg.errors import PlanError, did_you_mean
+from autoreg.io.atomic import locked_folder
+from autoreg.io.names import folder_name_problem
+from autoreg.io.records import from_plain, load_json, save_record, to_plain
 from autoreg.plan import PLAN_FORMAT, Plan
 
 PLANS_NAME = "plans.json"
@@ -41,10 +43,10 @@ class PlansFile:
         fingerprint_digest: Of the data set when it was planned last.
         fixed_modalities: Modality of each channel of fixed images.
         moving_modalities: The same of moving images.
-        labels: Structures of label maps.
         configurations: Name to content.
         written_by_planner: Name to the SHA-256 of what the planner wrote, by which edits by hand
             are noticed.
+        labels: Structures of label maps; last, because there can be many.
     """
 
     format: int
@@ -53,9 +55,9 @@ class PlansFile:
     fingerprint_digest: str
     fixed_modalities: tuple[str, ...]
     moving_modalities: tuple[str, ...]
-    labels: dict[str, int]
     configurations: dict[str, Any]
     written_by_planner: dict[str, str]
+    labels: dict[str, int]
 
 
 def plans_path(preprocessed: Path, dataset: str) -> Path:
@@ -63,9 +65,17 @@ def plans_path(preprocessed: Path, dataset: str) -> Path:
     return preprocessed / dataset / PLANS_NAME
 
 
-def configuration_names(path: Path) -> tuple[str, ...]:
-    """The configurations of a plans.json, in the file's order."""
-    return tuple(_read(path).configurations)
+def require_configuration_name(name: str) -> None:
+    """Refuse a name that cannot be a folder's beside plans.json and among the results.
+
+    Raises:
+        PlanError: saying what is wrong with the name.
+    """
+    problem = folder_name_problem(name, "a configuration")
+    if problem is None and name.lower().endswith(".json"):
+        problem = "a configuration is no file: do not end its name in .json"
+    if problem is not None:
+        raise PlanError(f'the configuration name "{name}" (--config): {problem}')
 
 
 def is_added_by_hand(path: Path, configuration: str) -> bool:
@@ -87,9 +97,10 @@ def load_plan(path: Path, configuration: str = DEFAULT_CONFIGURATION) -> Plan:
         The plan. Reasons of values that a person overrode say so.
 
     Raises:
-        PlanError: if the file is missing or malformed, or the configuration is unknown, inherits
-            in a circle, or has an unknown key or an impossible value.
+        PlanError: if the file is missing or malformed, or the configuration is unknown, cannot
+            name a folder, inherits in a circle, or has an unknown key or an impossible value.
     """
+    require_configuration_name(configuration)
     file = _read(path)
     content = _resolve(file, path, configuration, ())
     for key in _IMPLIED_KEYS:
@@ -112,12 +123,19 @@ def write_plans(path: Path, plan: Plan, fingerprint_digest: str) -> tuple[str, .
         fingerprint_digest: Of the fingerprint that it was decided from.
 
     Returns:
-        One sentence for each thing that a person should know (an edited configuration kept).
+        One sentence for each thing that a person should know (an edited configuration kept, a
+        new one added).
 
     Raises:
         PlanError: if an existing file is malformed, or holds a configuration of that name which
-            the planner didn't write. The file stays as it was.
+            the planner didn't write, or if the name cannot be a folder's. The file stays as it was.
     """
+    require_configuration_name(plan.configuration)
+    with locked_folder(path.parent):  # another command may plan another configuration
+        return _write(path, plan, fingerprint_digest)
+
+
+def _write(path: Path, plan: Plan, fingerprint_digest: str) -> tuple[str, ...]:
     name = plan.configuration
     content = {k: v for k, v in to_plain(plan).items() if k not in _IMPLIED_KEYS}
     configurations: dict[str, Any] = {}
@@ -127,7 +145,7 @@ def write_plans(path: Path, plan: Plan, fingerprint_digest: str) -> tuple[str, .
         old = _read(path)
         configurations, written = dict(old.configurations), dict(old.written_by_planner)
         messages = _keep_edited(path, configurations, written, name, content)
-    kept = {k: v for k, v in configurations.items() if k != name}
+    configurations[name] = content
     written[name] = _digest(content)
     save_record(
         PlansFile(
@@ -138,8 +156,8 @@ def write_plans(path: Path, plan: Plan, fingerprint_digest: str) -> tuple[str, .
             fixed_modalities=plan.fixed_modalities,
             moving_modalities=plan.moving_modalities,
             labels=plan.labels,
-            configurations={name: content, **kept},
-            written_by_planner={k: v for k, v in written.items() if k == name or k in kept},
+            configurations=configurations,
+            written_by_planner={k: v for k, v in written.items() if k in configurations},
         ),
         path,
     )
@@ -155,7 +173,7 @@ def _keep_edited(
 ) -> tuple[str, ...]:
     """Copy a hand-edited configuration to a free name; changes `configurations` in place."""
     if name not in configurations:
-        return ()
+        return (f'the configuration "{name}" is new, beside {", ".join(configurations)}',)
     present = configurations[name]
     if name not in written:
         raise PlanError(
@@ -201,9 +219,9 @@ def _resolve(file: PlansFile, path: Path, name: str, children: tuple[str, ...]) 
     """The content of a configuration with everything that it inherits."""
     if name not in file.configurations:
         by = f' (inherited by "{children[-1]}")' if children else ""
-        raise PlanError(
-            f'{path}: no configuration "{name}"{by}; {did_you_mean(name, file.configurations)}'
-        )
+        hint = did_you_mean(name, file.configurations)
+        known = "" if hint.startswith("known") else f" Known: {', '.join(file.configurations)}"
+        raise PlanError(f'{path}: no configuration "{name}"{by}; {hint}{known}')
     if name in children:
         circle = " -> ".join((*children, name))
         raise PlanError(f"{path}: configurations inherit in a circle: {circle}")

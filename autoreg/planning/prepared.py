@@ -1,8 +1,8 @@
 """Prepared cases: what preprocessing writes and training reads.
 
-`<preprocessed>/<dataset>/<configuration>/` holds for each case `<case>.npy` (C, D, H, W) float32,
-`<case>_labels.npy` and `<case>_mask.npy` (D, H, W) where they exist, and `<case>.json`, which is
-written last: a case without it is not prepared.
+`<preprocessed>/<dataset>/<configuration>/` holds for each case `<case>.image.npy` (C, D, H, W)
+float32, `<case>.labels.npy` and `<case>.mask.npy` (D, H, W) where they exist, and `<case>.json`,
+which is written last: a case without it is not prepared.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ from autoreg.errors import DataError
 from autoreg.geometry.grid import Geometry
 from autoreg.io.records import load_record
 from autoreg.plan import Plan, Shape, Triple
+from autoreg.planning.plans_file import require_configuration_name
 
-PREPARED_FORMAT = 1
+PREPARED_FORMAT = 2
 
 Row = tuple[float, float, float, float]
 Matrix = tuple[Row, Row, Row, Row]
@@ -92,7 +93,12 @@ class PreparedCase:
 
 
 def prepared_folder(preprocessed: Path, plan: Plan) -> Path:
-    """Where the cases of a plan lie: `<preprocessed>/<dataset>/<configuration>`."""
+    """Where the cases of a plan lie: `<preprocessed>/<dataset>/<configuration>`.
+
+    Raises:
+        PlanError: if the configuration's name cannot be a folder's.
+    """
+    require_configuration_name(plan.configuration)
     return preprocessed / plan.dataset / plan.configuration
 
 
@@ -102,8 +108,8 @@ def record_path(folder: Path, case: str) -> Path:
 
 
 def array_names(case: str) -> dict[str, str]:
-    """File names of a case's arrays by role."""
-    return {"image": f"{case}.npy", "labels": f"{case}_labels.npy", "mask": f"{case}_mask.npy"}
+    """File names of a case's arrays by role; no two cases share one, whatever they are called."""
+    return {role: f"{case}.{role}.npy" for role in ("image", "labels", "mask")}
 
 
 def list_prepared(folder: Path) -> tuple[str, ...]:

@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from autoreg.errors import DataError, PlanError
 from autoreg.geometry.grid import Geometry
-from autoreg.geometry.transforms import resample_volume
+from autoreg.geometry.resampling import resample_volume
 from autoreg.io.atomic import atomic_path
 from autoreg.io.dataset import Case, RawDataset, landmarks_mm, points_kind
 from autoreg.io.images import read_image
 from autoreg.io.records import dump_json, load_record, save_record
+from autoreg.parallel import choose_workers, map_cases
 from autoreg.plan import Plan, Triple
 from autoreg.planning.dataset_pairs import save_dataset_pairs
-from autoreg.planning.parallel import choose_workers, map_cases
 from autoreg.planning.prepared import (
     PREPARED_FORMAT,
     PreparedRecord,
@@ -46,6 +47,8 @@ logger = logging.getLogger(__name__)
 _BYTES_PER_SOURCE_VOXEL = 20
 _BYTES_PER_GRID_VOXEL = 40
 _STALE_SECONDS = 3600
+# Each process on a GPU holds a CUDA context of about 0.5 GiB there beside its case.
+_MOST_CUDA_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class _Task:
     raw: Path
     plan: Plan
     folder: Path
+    device: torch.device
 
 
 def preprocess(
@@ -83,6 +87,7 @@ def preprocess(
     workers: int | None = None,
     progress: bool = True,
     overwrite: bool = False,
+    device: torch.device | str = "cpu",
 ) -> PreprocessReport:
     """Prepare the training cases, with which validation while training is done, too.
 
@@ -90,12 +95,11 @@ def preprocess(
         dataset: The raw data set.
         plan: One configuration of its plans.json.
         out_root: The folder of preprocessed data.
-        workers: Number of processes; None: from processors, free memory and volume size.
+        workers: Number of processes; None: from processors, free memory and volume size, and at
+            most 4 on a GPU.
         progress: Whether to show a bar.
         overwrite: Prepare everything again.
-
-    Returns:
-        What was done.
+        device: Where images are sampled on the grid.
 
     Raises:
         DataError: if a case cannot be prepared; it names the case and carries the cause. Cases
@@ -110,12 +114,15 @@ def preprocess(
     todo = [
         case for case in cases if overwrite or not _is_current(case, dataset.folder, plan, folder)
     ]
+    device = torch.device(device)
     count = choose_workers(len(todo), _bytes_per_case(todo, plan), workers)
-    tasks = [(case.name, _Task(case, dataset.folder, plan, folder)) for case in todo]
-    for _ in map_cases(
+    if workers is None and device.type == "cuda":
+        count = min(count, _MOST_CUDA_WORKERS)
+    tasks = [(case.name, _Task(case, dataset.folder, plan, folder, device)) for case in todo]
+    for case, _ in map_cases(
         _prepare_case, tasks, workers=count, title="preprocessing", progress=progress
     ):
-        pass
+        logger.debug("%s is prepared", case)
     save_dataset_pairs(out_root, dataset)
     made = {case.name for case in todo}
     return PreprocessReport(
@@ -204,7 +211,12 @@ def _prepare_case(task: _Task) -> None:
     record_path(folder, case.name).unlink(missing_ok=True)
     volume = read_image(case.images, "intensity")
     mask = None if case.mask is None else read_image([case.mask], "mask")
-    prepared = prepare(volume, plan, case.modalities, mask=mask)
+    try:
+        prepared = prepare(volume, plan, case.modalities, mask=mask, device=task.device)
+    except torch.OutOfMemoryError as error:
+        raise DataError(
+            f"out of memory on {task.device}; use fewer --workers, or --device cpu"
+        ) from error
     arrays: dict[str, NDArray[Any]] = {"image": prepared.image[0].cpu().numpy()}
     if prepared.mask is not None:
         arrays["mask"] = prepared.mask[0, 0].cpu().numpy().astype(bool)

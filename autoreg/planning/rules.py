@@ -1,7 +1,7 @@
 """From a fingerprint and a budget to a plan: every decision is a rule that gives its reason.
 
-The rules are pure functions in `rules_grid`, `rules_loss` and `rules_training`; here they are put
-together. `documentation/planner.md` lists them with their sources.
+The rules are pure functions in `rules_view`, `rules_grid`, `rules_loss` and `rules_training`; here
+they are put together. `documentation/planner.md` lists them with their sources.
 """
 
 import math
@@ -24,14 +24,9 @@ from autoreg.planning.memory import (
     training_bytes,
 )
 from autoreg.planning.rules_grid import (
-    FieldOfView,
-    alignment_plan,
-    choose_alignment,
     choose_antialias,
     choose_levels,
     choose_shape,
-    displacement_mm,
-    field_of_view,
     grid_spacing,
 )
 from autoreg.planning.rules_loss import choose_intensity, choose_loss
@@ -41,6 +36,13 @@ from autoreg.planning.rules_training import (
     choose_instance_optimisation,
     choose_training,
     choose_width,
+)
+from autoreg.planning.rules_view import (
+    FieldOfView,
+    alignment_plan,
+    choose_alignment,
+    displacement_mm,
+    field_of_view,
 )
 
 
@@ -70,8 +72,15 @@ def plan_from_fingerprint(
         budget, lambda size: training_bytes(_with_batch(plan, size), cuda=budget.cuda)
     )
     plan = draft.plan(shape, batch)
-    memory = estimate_memory(plan, limit=budget.memory_bytes, cuda=budget.cuda)
+    memory = estimate_memory(
+        plan,
+        limit=budget.memory_bytes,
+        cuda=budget.cuda,
+        native_voxels=draft.native_voxels,
+    )
     reason = "rule memory: the network run without data, every tensor counted"
+    if not budget.cuda:
+        reason += f"; images of up to {draft.native_voxels:.3g} voxels beside it"
     return replace(plan, memory=memory, reasons={**plan.reasons, "memory": reason})
 
 
@@ -86,36 +95,39 @@ class _Draft:
     alignment: Choice[str]
     displacement: float
 
+    @property
+    def native_voxels(self) -> int:
+        """Voxels of the largest image."""
+        return max(math.prod(case.shape) for case in self.fingerprint.cases)
+
     def needed_bytes(self, shape: Shape) -> int:
         """Memory for instance optimisation and training of single pairs.
 
         Instance optimisation needs more as a rule, so training is looked at only if that fits.
         """
         plan, cuda = self.plan(Choice(shape, "")), self.budget.cuda
-        needed = instance_optimisation_bytes(plan, cuda=cuda)
+        needed = instance_optimisation_bytes(plan, cuda=cuda, native_voxels=self.native_voxels)
         if needed > self.budget.memory_bytes:
             return needed
         return max(needed, training_bytes(plan, cuda=cuda))
 
     def plan(self, shape: Choice[Shape], batch: Choice[int] | None = None) -> Plan:
         """The plan with this shape; memory is still empty."""
-        batch = batch or Choice(1, "")
         fingerprint, budget = self.fingerprint, self.budget
-        spacing = grid_spacing(self.view, shape.value)
-        antialias = choose_antialias(self.view, spacing.value)
-        intensity = choose_intensity(fingerprint)
-        levels = choose_levels(shape.value, spacing.value, self.displacement)
-        width = choose_width(budget)
-        network = NetworkPlan("gradicon", levels.value, width.value)
+        grid, grid_reasons = self._grid(shape)
+        network, network_reasons = self._network(grid)
         channels = len(fingerprint.fixed_modalities)
         workload = Workload(
-            voxels=math.prod(shape.value),
-            macs=macs_per_voxel(levels.value, width.value, channels),
+            voxels=math.prod(grid.shape),
+            macs=macs_per_voxel(network.level_factors, network.width, channels),
             pairs=fingerprint.training_pairs,
         )
-        loss, loss_reasons = choose_loss(fingerprint, shape.value)
-        training, training_reasons = choose_training(budget, workload, batch, self.view.extent_mm)
-        optimisation, optimisation_reasons = choose_instance_optimisation(budget, workload, network)
+        intensity = choose_intensity(fingerprint)
+        loss, loss_reasons = choose_loss(fingerprint, grid.shape)
+        training, training_reasons = choose_training(
+            budget, workload, batch or Choice(1, ""), self.view.extent_mm
+        )
+        optimisation, optimisation_reasons = choose_instance_optimisation(budget, workload)
         return Plan(
             format=PLAN_FORMAT,
             configuration=self.configuration,
@@ -124,7 +136,7 @@ class _Draft:
             fixed_modalities=fingerprint.fixed_modalities,
             moving_modalities=fingerprint.moving_modalities,
             labels=fingerprint.labels,
-            grid=GridPlan(shape.value, spacing.value, antialias.value),
+            grid=grid,
             alignment=alignment_plan(self.alignment.value, self.view),
             intensity={name: choice.value for name, choice in intensity.items()},
             network=network,
@@ -133,19 +145,33 @@ class _Draft:
             instance_optimisation=optimisation,
             memory=MemoryPlan(budget.memory_bytes, 0, 0, 0),
             reasons={
-                "grid.shape": shape.reason,
-                "grid.spacing_mm": spacing.reason,
-                "grid.antialias": antialias.reason,
+                **grid_reasons,
                 "alignment": self.alignment.reason,
                 **{f"intensity.{name}": choice.reason for name, choice in intensity.items()},
-                "network.architecture": "published: the GradICON cascade",
-                "network.level_factors": levels.reason,
-                "network.width": width.reason,
+                **network_reasons,
                 **loss_reasons,
                 **training_reasons,
                 **optimisation_reasons,
             },
         )
+
+    def _grid(self, shape: Choice[Shape]) -> tuple[GridPlan, dict[str, str]]:
+        spacing = grid_spacing(self.view, shape.value)
+        antialias = choose_antialias(self.view, spacing.value)
+        return GridPlan(shape.value, spacing.value, antialias.value), {
+            "grid.shape": shape.reason,
+            "grid.spacing_mm": spacing.reason,
+            "grid.antialias": antialias.reason,
+        }
+
+    def _network(self, grid: GridPlan) -> tuple[NetworkPlan, dict[str, str]]:
+        levels = choose_levels(grid.shape, grid.spacing_mm, self.displacement)
+        width = choose_width(self.budget)
+        return NetworkPlan("gradicon", levels.value, width.value), {
+            "network.architecture": "published: the GradICON cascade",
+            "network.level_factors": levels.reason,
+            "network.width": width.reason,
+        }
 
 
 def _with_batch(plan: Plan, size: int) -> Plan:

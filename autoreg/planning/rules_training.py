@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from autoreg.plan import (
     AugmentationPlan,
     InstanceOptimisationPlan,
-    NetworkPlan,
     TrainingPlan,
     Triple,
 )
@@ -24,6 +23,7 @@ MOST_PAIRS = 1000
 VALIDATIONS = 16
 
 LEARNING_RATE = 5e-5
+NARROW_LEARNING_RATE = 5e-4
 IO_LEARNING_RATE = 2e-5
 WEIGHT_DECAY = 1e-3
 IO_STEPS = 50
@@ -144,8 +144,20 @@ def choose_pairs_per_epoch(budget: Budget, workload: Workload) -> Choice[int]:
 
 
 def choose_learning_rate(budget: Budget) -> Choice[float]:
-    """Rule `learning_rate`: 5e-5 as published."""
-    return Choice(LEARNING_RATE, "paper: 5e-5")
+    """Rule `learning_rate`: 5e-5 as published; 5e-4 for narrow networks.
+
+    There are no published weights of other widths, so those start from nothing, with a few
+    thousand steps where the published training took hundreds of thousands. Measured with half
+    the width on three brains (40 x 44 x 32, 240 steps): the loss fell from 0.814 to 0.670 at
+    5e-5, to 0.623 at 5e-4 and to 0.663 at 2e-3.
+    """
+    if budget.width == 1.0:
+        return Choice(LEARNING_RATE, "paper: 5e-5")
+    return Choice(
+        NARROW_LEARNING_RATE,
+        "rule learning_rate: no published weights of this width to start from, hence ten times "
+        "the paper's 5e-5 (measured: after 240 steps a loss of 0.623 instead of 0.670)",
+    )
 
 
 def choose_augmentation(extent_mm: Triple) -> tuple[AugmentationPlan, str]:
@@ -173,18 +185,17 @@ def choose_augmentation(extent_mm: Triple) -> tuple[AugmentationPlan, str]:
 
 
 def choose_instance_optimisation(
-    budget: Budget, workload: Workload, network: NetworkPlan
+    budget: Budget, workload: Workload
 ) -> tuple[InstanceOptimisationPlan, dict[str, str]]:
-    """Instance optimisation and its reasons (rules `io_steps`, `io_learning_rate`, `stopping`)."""
+    """Instance optimisation and its reasons (rules `io_steps` and `stopping`)."""
     steps = choose_io_steps(budget, workload)
-    rate = choose_io_learning_rate(network)
     early = budget.pair_seconds is not None
     plan = InstanceOptimisationPlan(
         mode="gradient_projection",
         projection="random_one",
         steps=steps.value,
         optimiser="amsgrad",
-        learning_rate=rate.value,
+        learning_rate=IO_LEARNING_RATE,
         weight_decay=WEIGHT_DECAY,
         flat_window=FLAT_WINDOW if early else 0,
         flat_tolerance=FLAT_TOLERANCE if early else 0.0,
@@ -197,7 +208,7 @@ def choose_instance_optimisation(
         "instance_optimisation.steps": steps.reason,
         "instance_optimisation.optimiser": "paper: AMSGrad",
         "instance_optimisation.weight_decay": "paper: 1e-3",
-        "instance_optimisation.learning_rate": rate.reason,
+        "instance_optimisation.learning_rate": "paper: 2e-5",
         "instance_optimisation.flat_window": (
             f"rule stopping: time counts on a CPU: stop when {FLAT_WINDOW} steps lower the loss by "
             f"less than {FLAT_TOLERANCE:.2%}"
@@ -224,8 +235,3 @@ def choose_io_steps(budget: Budget, workload: Workload) -> Choice[int]:
         f"rule io_steps: {budget.pair_seconds:g} s a pair at {seconds:.1f} s a step (one core), "
         f"{FEWEST_IO_STEPS} to {IO_STEPS} (paper)",
     )
-
-
-def choose_io_learning_rate(network: NetworkPlan) -> Choice[float]:
-    """Rule `io_learning_rate`: 2e-5 as published."""
-    return Choice(IO_LEARNING_RATE, "paper: 2e-5")

@@ -7,6 +7,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from autoreg.errors import AutoregError, PlanError
 from autoreg.io.dataset import RawDataset, read_dataset
 from autoreg.io.records import load_record, save_record
@@ -33,12 +35,14 @@ class Work:
         workers: Number of processes; None: chosen.
         progress: Whether to show bars.
         overwrite: Do again what is up to date.
+        device: Where cases are prepared.
     """
 
     preprocessed: Path
     workers: int | None
     progress: bool
     overwrite: bool
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ def run_preprocess(dataset: RawDataset, plan: Plan, work: Work) -> PreprocessRep
         workers=work.workers,
         progress=work.progress,
         overwrite=work.overwrite,
+        device=work.device,
     )
 
 

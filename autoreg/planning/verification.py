@@ -3,8 +3,6 @@
 Different shapes, spacings, origins, directions and orientations of different cases are legal.
 """
 
-import csv
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +16,16 @@ from autoreg.geometry.grid import Geometry
 from autoreg.geometry.volume import Kind
 from autoreg.io.dataset import Case, RawDataset, landmarks_mm, pair_landmarks, scan_dataset
 from autoreg.io.images import read_image
+from autoreg.io.landmarks import malformed_lines
 from autoreg.io.problems import Problem, report
-from autoreg.planning.parallel import choose_workers, map_cases
+from autoreg.parallel import choose_workers, map_cases
 from autoreg.planning.sizes import largest_image_voxels
 
 # Measured: 10.5 bytes per voxel with files of 8 and 16 bit; those of float64 take 7 more.
 _BYTES_PER_VOXEL = 20
 _SHOWN = 5
+# Fewer along an axis is a picture or a stack of a few: nothing to register in three dimensions.
+_FEWEST_VOXELS = 4
 
 
 def require_valid(folder: Path, workers: int | None = None, progress: bool = False) -> RawDataset:
@@ -134,12 +135,22 @@ def _check_images(case: Case, problems: list[Problem]) -> Geometry | None:
         except AutoregError as error:
             problems.append(_unreadable(path, error, "a three-dimensional scalar image"))
             continue
+        problems += _check_extent(path, volume.geometry.shape)
         problems += _check_intensities(path, volume.single)
         if geometry is None:
             geometry = volume.geometry
         else:
             _compare(path, volume.geometry, geometry, "the case's first channel", problems)
     return geometry
+
+
+def _check_extent(path: Path, shape: tuple[int, int, int]) -> list[Problem]:
+    if min(shape) >= _FEWEST_VOXELS:
+        return []
+    found = f"{shape} voxels along (d, h, w), too thin for three-dimensional registration"
+    expected = f"at least {_FEWEST_VOXELS} voxels along every axis"
+    remedy = "join the slices of a body to one volume, or exclude the case: 2-D is not supported"
+    return [Problem(str(path), found, expected, remedy)]
 
 
 def _check_intensities(path: Path, array: NDArray[Any]) -> list[Problem]:
@@ -193,13 +204,14 @@ def _check_landmarks(
     try:
         points = landmarks_mm(case, file)
     except AutoregError as error:
-        lines = _malformed_lines(file, 1 if case.landmark_frame == "lps_mm" else 0)
+        lines = malformed_lines(file, has_header=case.landmark_frame == "lps_mm")
         remedy = "correct or remove the line in both files of every pair"
         for number, text in lines:
             expected = "three numbers separated by commas"
             problems.append(Problem(f"{file}, line {number}", repr(text), expected, remedy))
         if not lines:
-            problems.append(_unreadable(file, error, "one point per line"))
+            header = "the header x,y,z and " if case.landmark_frame == "lps_mm" else ""
+            problems.append(_unreadable(file, error, header + "one point per line"))
         return None
     outside = np.flatnonzero(~geometry.contains(points))
     if outside.size:
@@ -213,26 +225,6 @@ def _check_landmarks(
         remedy = f"check the frame ({frame}; RAS differs in the sign of x and y) and the image"
         problems.append(Problem(str(file), found, "points inside the image", remedy))
     return points
-
-
-def _malformed_lines(file: Path, header_lines: int) -> list[tuple[int, str]]:
-    """Numbers (from 1) and text of the lines that are not three finite numbers."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
-    bad = []
-    for number, text in enumerate(lines, 1):
-        if number <= header_lines or not text.strip():
-            continue
-        cells = next(csv.reader([text]))
-        try:
-            good = len(cells) == 3 and all(math.isfinite(float(cell)) for cell in cells)
-        except ValueError:
-            good = False
-        if not good:
-            bad.append((number, text))
-    return bad
 
 
 def _check_point_counts(dataset: RawDataset, counts: dict[Path, int]) -> Iterable[Problem]:

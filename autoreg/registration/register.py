@@ -1,8 +1,7 @@
 """The registration of one prepared pair, in memory."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +10,9 @@ from numpy.typing import NDArray
 
 from autoreg.errors import AutoregError, GeometryError
 from autoreg.geometry.transforms import Affine, Composite, DisplacementField
-from autoreg.networks.base import RegistrationNetwork
-from autoreg.numerics.coordinates import unit_grid, unit_to_index_displacement
+from autoreg.networks.base import RegistrationNetwork, eval_mode
 from autoreg.numerics.maps import FieldChain
+from autoreg.numerics.precision import float32_exactly
 from autoreg.plan import InstanceOptimisationPlan, Plan
 from autoreg.registration.instance_optimisation import Trace, TraceStep, optimise, preserved
 from autoreg.registration.objective import LossValues, Objective, PairObjective
@@ -41,6 +40,7 @@ class Registration:
     seconds: float
 
 
+@float32_exactly()
 def register(
     network: RegistrationNetwork,
     plan: Plan,
@@ -50,7 +50,7 @@ def register(
     objective: Objective | None = None,
     on_step: Callable[[TraceStep], None] | None = None,
 ) -> Registration:
-    """Register a pair; the network's weights are afterwards what they were before.
+    """Register a pair in float32 (TF32 off); the network is afterwards what it was before.
 
     Args:
         network: On the images' device.
@@ -77,9 +77,9 @@ def register(
     io = io or plan.instance_optimisation
     trace, after = None, None
     if io.mode == "none" or io.steps == 0:
-        with _in_eval_mode(network), torch.no_grad():
+        with eval_mode(network), torch.no_grad():
             # Nobody needs the other direction here, and it would double the time.
-            u_vox = _displacement_vox(network.one_direction(moving.image, fixed.image), fixed)
+            u_vox = _finite_displacement(network.one_direction(moving.image, fixed.image), fixed)
     else:
         objective = objective or Objective.from_plan(plan.loss)
         pair = objective.bind(moving.image, fixed.image, moving.mask, fixed.mask)
@@ -107,13 +107,11 @@ def _result(
     # The points of the first step, so that the losses before and after are comparable.
     noise = torch.Generator().manual_seed(io.seed)
     loss = pair(maps, noise).values()
-    return _displacement_vox(maps.fixed_to_moving, fixed), loss
+    return _finite_displacement(maps.fixed_to_moving, fixed), loss
 
 
-def _displacement_vox(chain: FieldChain, fixed: Prepared) -> NDArray[np.float32]:
-    shape = fixed.geometry.shape
-    u_unit = chain.dense(shape) - unit_grid(shape, device=fixed.image.device)
-    u_vox: NDArray[np.float32] = unit_to_index_displacement(u_unit, shape)[0].cpu().numpy()
+def _finite_displacement(chain: FieldChain, fixed: Prepared) -> NDArray[np.float32]:
+    u_vox: NDArray[np.float32] = chain.displacement_vox(fixed.geometry.shape)[0].cpu().numpy()
     if not np.isfinite(u_vox).all():
         raise AutoregError(
             "the network gave a displacement that is not finite; check the model's weights and "
@@ -126,14 +124,3 @@ def _transform(u_vox: NDArray[np.float32], fixed: Prepared, moving: Prepared) ->
     grid_to_grid = moving.geometry.index_to_world @ fixed.geometry.world_to_index
     grid_to_grid[3] = (0, 0, 0, 1)  # exactly, whatever the inverse was rounded to
     return Composite((DisplacementField(u_vox, fixed.geometry), Affine(grid_to_grid)))
-
-
-@contextmanager
-def _in_eval_mode(network: RegistrationNetwork) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

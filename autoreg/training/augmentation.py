@@ -153,7 +153,7 @@ class PairAugmentation(AbstractTransform):  # type: ignore[misc]
         plan: What to draw.
 
     A batch is a dict with "fixed" and "moving" (B, C, D, H, W) in [0, 1], optionally label maps
-    and masks under names like "fixed_labels", the number of the "epoch", and one key per pair
+    and masks under names like "fixed_mask", the number of the "epoch", and one key per pair
     under "keys": the integers that seed its generator.
     """
 

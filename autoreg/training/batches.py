@@ -32,7 +32,7 @@ from torch import Tensor
 
 from autoreg.errors import AutoregError, DataError
 from autoreg.io.cases import Pair
-from autoreg.planning.prepared import load_prepared
+from autoreg.planning.prepared import PreparedCase, load_prepared
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,9 @@ class Draws:
         chosen = generator.integers(len(self.pairs), size=self.pairs_per_epoch)
         start = index * self.batch_size
         places = range(start, min(start + self.batch_size, self.pairs_per_epoch))
-        return [((self.seed, epoch, place), self.pairs[int(chosen[place])]) for place in places]
+        # From 1: numpy pads seeds with zeros, so that (seed, epoch, 0) would be (seed, epoch) again
+        # and the first pair's augmentation would repeat the numbers that chose the pairs.
+        return [((self.seed, epoch, 1 + i), self.pairs[int(chosen[i])]) for i in places]
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,16 @@ class PairBatch:
         fixed: (B, C, D, H, W) float32 on the CPU.
         moving: The same.
         pairs: Which pairs these are.
+        fixed_mask: (B, 1, D, H, W) bool, where the similarity to the fixed image counts; None if
+            no fixed case of the batch has a mask.
+        moving_mask: The same of the moving images.
     """
 
     fixed: Tensor
     moving: Tensor
     pairs: tuple[Pair, ...]
+    fixed_mask: Tensor | None = None
+    moving_mask: Tensor | None = None
 
 
 class PairLoader(SlimDataLoaderBase):  # type: ignore[misc]
@@ -138,20 +145,28 @@ class PairLoader(SlimDataLoaderBase):  # type: ignore[misc]
 
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
         keyed = self._data.batch(epoch, index)
-        images: dict[str, list[NDArray[np.float32]]] = {"fixed": [], "moving": []}
+        cases: dict[str, list[PreparedCase]] = {"fixed": [], "moving": []}
         for _, pair in keyed:
-            for role, loaded in images.items():
+            for role, loaded in cases.items():
                 case = getattr(pair, role)
                 try:
-                    loaded.append(np.array(load_prepared(self._folder, case).image, np.float32))
+                    loaded.append(load_prepared(self._folder, case))
                 except Exception as error:  # noqa: BLE001 - the main process raises it again
                     return {"failure": _failure(f'{role} case "{case}"', error)}
+        masked = {role for role, loaded in cases.items() if any(c.mask is not None for c in loaded)}
         return {
-            **{role: np.stack(loaded) for role, loaded in images.items()},
+            **{role: np.stack([c.image for c in loaded]) for role, loaded in cases.items()},
+            **{f"{role}_mask": np.stack([_mask(c) for c in cases[role]]) for role in masked},
             "pairs": tuple(pair for _, pair in keyed),
             "keys": tuple(key for key, _ in keyed),
             "epoch": epoch,
         }
+
+
+def _mask(case: PreparedCase) -> NDArray[np.bool_]:
+    """(1, D, H, W), everywhere true for a case without a mask."""
+    shape = case.image.shape[1:]
+    return np.ones((1, *shape), dtype=np.bool_) if case.mask is None else case.mask[None]
 
 
 class _Guarded(AbstractTransform):  # type: ignore[misc]
@@ -220,8 +235,9 @@ def _batches(augmenter: Iterator[dict[str, Any]]) -> Iterator[PairBatch]:
             if failure.trace:
                 logger.error("%s", failure.trace)
             raise DataError(failure.message)
-        fixed, moving = torch.from_numpy(batch["fixed"]), torch.from_numpy(batch["moving"])
-        yield PairBatch(fixed, moving, batch["pairs"])
+        arrays = {name: value for name, value in batch.items() if isinstance(value, np.ndarray)}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        yield PairBatch(pairs=batch["pairs"], **tensors)
 
 
 def _end_with_parent(parent: int) -> None:

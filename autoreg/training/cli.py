@@ -1,7 +1,8 @@
 """The command autoreg_train."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from autoreg.command import (
@@ -10,6 +11,7 @@ from autoreg.command import (
     make_parser,
     resolve_device,
     run_command,
+    whole_number,
 )
 from autoreg.paths import resolve_paths
 
@@ -36,13 +38,21 @@ def _parser() -> argparse.ArgumentParser:
     add("dataset", metavar="DATASET", help="id (1) or name (Dataset001_Name) of a data set")
     add("--config", default="default", metavar="NAME", help="of plans.json (default: default)")
     add("--fold", metavar="F", help="0, 1, ... or all (default: 0; all for fewer than 3 cases)")
-    add("--pretrained", type=Path, metavar="MODEL", help="model folder whose weights to start from")
-    add("--continue", dest="resume", action="store_true", help="go on with an interrupted training")
-    add("--overwrite", action="store_true", help="replace a trained fold")
+    add(
+        "--pretrained",
+        type=Path,
+        metavar="MODEL",
+        help="model folder whose weights to start from; MODEL/fold_F if it has several folds",
+    )
+    trained = parser.add_mutually_exclusive_group().add_argument
+    trained(
+        "--continue", dest="resume", action="store_true", help="go on with an interrupted training"
+    )
+    trained("--overwrite", action="store_true", help="replace a trained fold")
     _add_overrides(parser)
     add(
         "--workers",
-        type=_number(int, 0),
+        type=whole_number(0),
         metavar="N",
         help="processes that load and augment; 0: none (default: processors - 1, at most 8)",
     )
@@ -54,29 +64,28 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("values in place of the plan's")
-    whole, natural = _number(int, 1), _number(int, 0)
+    whole, natural = whole_number(1), whole_number(0)
     for flag, kind, text in (
         ("--epochs", whole, "number of epochs; moves the next two in proportion"),
         ("--shallow-epochs", natural, "epochs without the last level, from scratch"),
         ("--augmentation-from", natural, "first augmented epoch, counted from 0"),
         ("--pairs-per-epoch", whole, "pairs drawn in an epoch"),
         ("--batch-size", whole, "pairs in a step"),
-        ("--learning-rate", _number(float, 0), "of Adam"),
+        ("--learning-rate", _rate, "of Adam"),
         ("--validation-every", whole, "epochs between validations and checkpoints"),
         ("--seed", natural, "of every random draw"),
     ):
         group.add_argument(flag, type=kind, metavar="N", help=f"{text} (default: the plan's)")
 
 
-def _number(kind: type[int] | type[float], lowest: int) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = kind(text)
-        if not value >= lowest:
-            raise argparse.ArgumentTypeError(f"{text} is less than {lowest}")
-        return value
-
-    parse.__name__ = "whole number" if kind is int else "number"  # argparse names it in errors
-    return parse
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
+    return value
 
 
 def _train(arguments: argparse.Namespace) -> None:

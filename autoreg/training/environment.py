@@ -1,13 +1,9 @@
-"""What surrounds a training: its log file and the precision of convolutions."""
+"""What surrounds a training: its log file."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import torch
-
-logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -27,20 +23,11 @@ def log_file(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        logger.error("stopped: %s: %s", type(error).__name__, error)
+        # To the file alone: on the terminal the command reports it.
+        fields = {"msg": f"stopped: {error}", "levelno": logging.ERROR, "levelname": "ERROR"}
+        handler.handle(logging.makeLogRecord(fields))
         raise
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
         handler.close()
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Convolve in float32 on CUDA inside the block; torch's default there is TF32 with 10 bits."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before

@@ -89,7 +89,8 @@ def _moved_with_epochs(plan: Plan, given: dict[str, Any]) -> dict[str, int]:
         "shallow_epochs": training.shallow_epochs,
         "augmentation_from": training.augmentation.from_epoch,
     }
-    moved = {n: round(v * given["epochs"] / training.epochs) for n, v in planned.items()}
+    # Rounded down, so that the last level trains for at least one epoch, however few there are.
+    moved = {n: v * given["epochs"] // training.epochs for n, v in planned.items()}
     return {n: v for n, v in moved.items() if n not in given and v != planned[n]}
 
 

@@ -1,37 +1,40 @@
 """One training from a request: checks, collaborators, folders, and then the loop."""
 
 import logging
-import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from autoreg.errors import CheckpointError, DataError, UsageError
+from autoreg.errors import AutoregError, CheckpointError, DataError, UsageError
 from autoreg.io.cases import Pair
+from autoreg.io.names import matching_names
 from autoreg.io.records import load_record, save_record
+from autoreg.machine import cpu_count
+from autoreg.numerics.precision import float32_exactly
 from autoreg.plan import Plan
 from autoreg.planning.dataset_pairs import load_dataset_pairs
-from autoreg.planning.machine import cpu_count
 from autoreg.planning.plans_file import DEFAULT_CONFIGURATION, PLANS_NAME, load_plan
 from autoreg.planning.prepared import PreparedRecord, list_prepared, prepared_folder, record_path
 from autoreg.planning.preprocess import settings_digest
 from autoreg.registration.objective import Objective
 from autoreg.training.augmentation import PairAugmentation
 from autoreg.training.batches import Draws, open_batches
-from autoreg.training.checkpoint import (
-    PLAN_FILE,
-    WHICH,
-    Checkpoint,
-    checkpoint_path,
-    load_checkpoint,
-)
+from autoreg.training.checkpoint import Checkpoint, load_checkpoint
 from autoreg.training.comparison import plan_differences
-from autoreg.training.environment import full_precision, log_file
+from autoreg.training.environment import log_file
+from autoreg.training.model_folder import PLAN_FILE, WHICH, checkpoint_path
 from autoreg.training.overrides import Overrides, override
 from autoreg.training.splits import FoldPairs, fold_pairs
-from autoreg.training.state import TrainingState, new_state, pretrained_state, resumed_state
+from autoreg.training.state import (
+    TrainingState,
+    load_pretrained,
+    new_state,
+    pretrained_state,
+    resumed_state,
+)
 from autoreg.training.trainer import TrainingSetup, train
 from autoreg.training.validation import Validator
 
@@ -56,7 +59,7 @@ class TrainingRequest:
         configuration: A configuration of its plans.json.
         fold: A number or "all"; None: see `splits.fold_pairs`.
         overrides: Values in place of the plan's.
-        pretrained: A model folder to start from.
+        pretrained: A model folder, or a fold's folder in it, to start from.
         resume: Go on with an interrupted training.
         overwrite: Replace a trained fold.
         workers: Loading processes; None: one fewer than processors, at most 8; 0: none.
@@ -108,8 +111,12 @@ def run_training(request: TrainingRequest) -> Path:
     prepared = prepared_folder(request.preprocessed, plan)
     _require_prepared(prepared, fold, plan)
     model = request.results / plan.dataset / plan.configuration
-    checkpoint = _resumable(model, fold.fold, plan) if request.resume else None
-    if checkpoint is None:
+    checkpoint = None
+    if request.resume:
+        checkpoint = _resumable(model, fold.fold, plan)
+    elif request.pretrained is not None:
+        checkpoint = load_pretrained(plan, request.pretrained)
+    if not request.resume:
         _claim(model, fold.fold, plan, overwrite=request.overwrite)
     folder = model / f"fold_{fold.fold}"
     with log_file(folder / LOG_NAME):
@@ -129,9 +136,9 @@ def _train(
     workers = default_workers() if request.workers is None else request.workers
     draws = Draws(fold.training, training.pairs_per_epoch, training.batch_size, training.seed)
     transform = PairAugmentation(plan.grid, training.augmentation)
-    epochs = range(checkpoint.epoch if checkpoint else 0, training.epochs)
+    epochs = range(checkpoint.epoch if checkpoint and request.resume else 0, training.epochs)
     # Workers are started before there is a network or CUDA for them to inherit.
-    with open_batches(prepared, draws, transform, epochs, workers) as batches, full_precision():
+    with open_batches(prepared, draws, transform, epochs, workers) as batches, float32_exactly():
         state = _starting_state(request, plan, checkpoint)
         objective = Objective.from_plan(plan.loss)
         setup = TrainingSetup(
@@ -150,9 +157,16 @@ def _train(
             batches_per_epoch=draws.batches_per_epoch,
             device=request.device,
             show_progress=request.show_progress,
+            is_pretrained=request.pretrained is not None,
         )
         _announce(setup, fold, state, workers)
-        train(setup, state, batches)
+        try:
+            train(setup, state, batches)
+        except torch.OutOfMemoryError as error:
+            raise AutoregError(
+                f"out of memory on {request.device} with batches of {training.batch_size}; use a "
+                "smaller --batch-size, or plan for a smaller budget (autoreg_plan --budget)"
+            ) from error
 
 
 def find_prepared_dataset(preprocessed: Path, id_or_name: str) -> Path:
@@ -160,20 +174,13 @@ def find_prepared_dataset(preprocessed: Path, id_or_name: str) -> Path:
 
     Args:
         preprocessed: Folder of preprocessed data.
-        id_or_name: "1" or "001" for Dataset001_Name, or the whole name.
+        id_or_name: See `matching_names`.
 
     Raises:
         UsageError: if there is none or more than one; the message lists what there is.
     """
     found = sorted(path.parent for path in preprocessed.glob(f"*/{PLANS_NAME}"))
-
-    def is_meant(name: str) -> bool:
-        numbered = re.fullmatch(r"Dataset(\d+)_.+", name)
-        if id_or_name.isdigit() and numbered:
-            return int(numbered.group(1)) == int(id_or_name)
-        return name == id_or_name
-
-    matching = [folder for folder in found if is_meant(folder.name)]
+    matching = matching_names([folder.name for folder in found], id_or_name)
     if len(matching) != 1:
         raise UsageError(
             f'{preprocessed.absolute()}: {len(matching)} prepared data sets are "{id_or_name}"; '
@@ -181,7 +188,7 @@ def find_prepared_dataset(preprocessed: Path, id_or_name: str) -> Path:
             "prepare the data set with autoreg_plan_and_preprocess, or name the folder with "
             "--preprocessed"
         )
-    return matching[0]
+    return preprocessed / matching[0]
 
 
 def default_workers() -> int:
@@ -223,10 +230,11 @@ def _resumable(model: Path, fold: str, plan: Plan) -> Checkpoint:
             f"--continue: {path} was trained by another plan: {'; '.join(differences)}. Give the "
             "command and plans.json of the first run, or start anew with --overwrite"
         )
-    if checkpoint.epoch >= plan.training.epochs:
+    final = checkpoint_path(model, fold, "final")  # missing if the end came while it was written
+    if checkpoint.epoch >= plan.training.epochs and final.exists():
         raise CheckpointError(
             f"--continue: nothing to continue, {path} has all its {checkpoint.epoch} epochs; to "
-            f"train further, start from it with --pretrained {model} and another --results"
+            f"train further, start from it with --pretrained {path.parent} and another --results"
         )
     return checkpoint
 
@@ -250,6 +258,8 @@ def _claim(model: Path, fold: str, plan: Plan, *, overwrite: bool) -> None:
                 f"{'; '.join(differences)}. All folds of a model have one plan: give the same "
                 "flags, or add a configuration to plans.json"
             )
+    if mine:
+        _set_aside(model, folder)
     for name in _WRITTEN:
         (folder / name).unlink(missing_ok=True)
     save_record(plan, model / PLAN_FILE)
@@ -257,14 +267,29 @@ def _claim(model: Path, fold: str, plan: Plan, *, overwrite: bool) -> None:
     save_record(record, model / "dataset.json")
 
 
+def _set_aside(model: Path, folder: Path) -> None:
+    """Keep a trained fold that --overwrite replaces, as a model folder of its own.
+
+    The new training may fail or be stopped long before it is better than the old one.
+    """
+    number = 1 + sum(1 for _ in model.glob("replaced_*"))
+    kept = model / f"replaced_{number}"
+    kept.mkdir()
+    for name in (PLAN_FILE, "dataset.json"):
+        if (model / name).exists():
+            shutil.copy2(model / name, kept / name)
+    folder.rename(kept / folder.name)
+    logger.info("the earlier training is kept as the model folder %s", kept)
+
+
 def _starting_state(
     request: TrainingRequest, plan: Plan, checkpoint: Checkpoint | None
 ) -> TrainingState:
-    if checkpoint is not None:
+    if checkpoint is None:
+        return new_state(plan, request.device)
+    if request.resume:
         return resumed_state(plan, checkpoint, request.device)
-    if request.pretrained is not None:
-        return pretrained_state(plan, request.pretrained, request.device)
-    return new_state(plan, request.device)
+    return pretrained_state(plan, checkpoint, request.device)
 
 
 def _announce(setup: TrainingSetup, fold: FoldPairs, state: TrainingState, workers: int) -> None:

@@ -9,14 +9,9 @@ from autoreg.errors import CheckpointError
 from autoreg.networks.base import RegistrationNetwork
 from autoreg.networks.factory import build_network
 from autoreg.plan import Plan
-from autoreg.training.checkpoint import (
-    Checkpoint,
-    ResumeState,
-    build_trained,
-    find_checkpoint,
-    load_checkpoint,
-)
+from autoreg.training.checkpoint import Checkpoint, ResumeState, build_trained, load_checkpoint
 from autoreg.training.comparison import plan_differences
+from autoreg.training.model_folder import find_checkpoint, trained_folds
 from autoreg.training.progress import EpochRecord, ValidationSummary
 
 
@@ -58,18 +53,21 @@ def new_state(plan: Plan, device: torch.device) -> TrainingState:
     return _state(_seeded_network(plan, levels), levels, plan, device)
 
 
-def pretrained_state(plan: Plan, model_folder: Path, device: torch.device) -> TrainingState:
-    """From the weights of another model, all levels at once.
+def load_pretrained(plan: Plan, folder: Path) -> Checkpoint:
+    """The checkpoint of another model, if a training by this plan can start from it.
 
     Args:
         plan: The new training's plan.
-        model_folder: Of the pretrained or imported model.
-        device: Where to train.
+        folder: Of the pretrained or imported model, which has one fold; or of one of its folds.
+
+    Returns:
+        The checkpoint, in memory.
 
     Raises:
-        CheckpointError: if there is no checkpoint or its network is not the plan's.
+        CheckpointError: if there is no checkpoint, or more than one fold to choose from, or its
+            network is not the plan's.
     """
-    path = find_checkpoint(model_folder)
+    path = _find_pretrained(folder)
     checkpoint = load_checkpoint(path)
     differences = plan_differences(checkpoint.plan, plan, only=("network",))
     channels = (len(checkpoint.plan.fixed_modalities), len(plan.fixed_modalities))
@@ -84,7 +82,32 @@ def pretrained_state(plan: Plan, model_folder: Path, device: torch.device) -> Tr
             f'"{plan.configuration}": {"; ".join(differences)}. Train a configuration with the '
             "same network (add one to plans.json), or train from scratch"
         )
-    return _state(build_trained(checkpoint, str(path)), levels, plan, device)
+    build_trained(checkpoint, str(path))  # damaged weights show now, before anything is replaced
+    return checkpoint
+
+
+def _find_pretrained(folder: Path) -> Path:
+    folds = tuple(trained_folds(folder))
+    if len(folds) > 1:
+        raise CheckpointError(
+            f"--pretrained {folder}: this model has the folds {', '.join(folds)}; name the one to "
+            f"start from: --pretrained {folder / f'fold_{folds[0]}'}"
+        )
+    if not folds and folder.name.startswith("fold_"):
+        return find_checkpoint(folder.parent, folder.name.removeprefix("fold_"))
+    return find_checkpoint(folder)
+
+
+def pretrained_state(plan: Plan, checkpoint: Checkpoint, device: torch.device) -> TrainingState:
+    """From the weights of another model, all levels at once.
+
+    Args:
+        plan: The new training's plan.
+        checkpoint: From `load_pretrained`.
+        device: Where to train.
+    """
+    network = build_trained(checkpoint, "the pretrained model")
+    return _state(network, checkpoint.levels, plan, device)
 
 
 def resumed_state(plan: Plan, checkpoint: Checkpoint, device: torch.device) -> TrainingState:

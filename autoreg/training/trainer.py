@@ -42,6 +42,7 @@ class TrainingSetup:
         batches_per_epoch: Number of batches in an epoch.
         device: Where to train.
         show_progress: Whether to draw a progress bar.
+        is_pretrained: Whether the network before training may be the best one.
     """
 
     plan: Plan
@@ -52,6 +53,7 @@ class TrainingSetup:
     batches_per_epoch: int
     device: torch.device
     show_progress: bool
+    is_pretrained: bool = False
 
 
 def train(setup: TrainingSetup, state: TrainingState, batches: Iterator[PairBatch]) -> None:
@@ -70,6 +72,8 @@ def train(setup: TrainingSetup, state: TrainingState, batches: Iterator[PairBatc
         # What there is to improve on; besides, an unusable validation case shows at once.
         state.initial = setup.validator(state.network).summary
         logger.info("before training: %s", describe_validation(state.initial))
+        if setup.is_pretrained:
+            _save(setup, state, state.initial, state.initial)
     total = training.epochs * setup.batches_per_epoch
     start = state.epoch * setup.batches_per_epoch
     hidden = None if setup.show_progress else True  # None: shown on a terminal, not in a file
@@ -128,10 +132,10 @@ def _train_epoch(
 
 
 def _step(setup: TrainingSetup, state: TrainingState, batch: PairBatch) -> LossValues:
-    fixed = batch.fixed.to(setup.device, non_blocking=True)
-    moving = batch.moving.to(setup.device, non_blocking=True)
+    fixed, moving = batch.fixed.to(setup.device), batch.moving.to(setup.device)
+    masks = (m if m is None else m.to(setup.device) for m in (batch.moving_mask, batch.fixed_mask))
     maps = state.network(moving, fixed)
-    loss = setup.objective.bind(moving, fixed)(maps, state.generator)
+    loss = setup.objective.bind(moving, fixed, *masks)(maps, state.generator)
     values = loss.values()
     if not math.isfinite(values.total):
         names = ", ".join(f"{pair.moving} to {pair.fixed}" for pair in batch.pairs)
@@ -152,13 +156,22 @@ def _validate_and_save(
     validation = setup.validator(state.network)
     summary = validation.summary
     state.records[-1] = replace(state.records[-1], validation=summary)
+    save_record(validation, setup.folder / "validation.json")
+    write_progress(state.records, initial, criterion(summary), setup.folder)
+    _save(setup, state, initial, summary)
+
+
+def _save(
+    setup: TrainingSetup,
+    state: TrainingState,
+    initial: ValidationSummary,
+    summary: ValidationSummary,
+) -> None:
+    """The latest checkpoint, and the best one if the validation `summary` says so."""
     value = score(summary)
-    is_best = state.best is None or value < state.best
-    if is_best:
+    if state.best is None or value < state.best:
         state.best = value
         best = as_checkpoint(state, setup.plan, setup.fold)
         save_checkpoint(setup.folder / "checkpoint_best.pt", best)
-    save_record(validation, setup.folder / "validation.json")
-    write_progress(state.records, initial, criterion(summary), setup.folder)
     latest = as_checkpoint(state, setup.plan, setup.fold, resume_state(state, initial))
     save_checkpoint(setup.folder / "checkpoint_latest.pt", latest)

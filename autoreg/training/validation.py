@@ -20,9 +20,7 @@ from autoreg.evaluation.fields import ndv
 from autoreg.evaluation.landmarks import tre_mm
 from autoreg.evaluation.overlap import dice, mean_over_labels, present_labels
 from autoreg.io.cases import Pair
-from autoreg.networks.base import RegistrationNetwork
-from autoreg.numerics.coordinates import unit_grid, unit_to_index_displacement
-from autoreg.numerics.maps import FieldChain
+from autoreg.networks.base import RegistrationNetwork, eval_mode
 from autoreg.numerics.warp import sample_at_index, warp
 from autoreg.planning.prepared import PreparedCase, corresponding_landmarks, load_prepared
 from autoreg.registration.objective import Objective
@@ -87,15 +85,13 @@ class Validator:
         self._device = device
 
     def __call__(self, network: RegistrationNetwork) -> Validation:
-        """Validate; the network is in training mode afterwards.
+        """Validate; the network is in the same mode afterwards.
 
         Raises:
             AutoregError: if a case cannot be loaded or its loss is not a number.
         """
-        network.eval()
-        with torch.no_grad():
+        with eval_mode(network), torch.no_grad():
             results = tuple(self._one(network, pair) for pair in self._pairs)
-        network.train()
         return Validation(summarise(results), results)
 
     def _one(self, network: RegistrationNetwork, pair: Pair) -> PairValidation:
@@ -103,14 +99,15 @@ class Validator:
         fixed_image, moving_image = (_image(case, self._device) for case in (fixed, moving))
         maps = network(moving_image, fixed_image)
         generator = torch.Generator().manual_seed(self._seed)
-        bound = self._objective.bind(moving_image, fixed_image)
+        masks = (_mask(case, self._device) for case in (moving, fixed))
+        bound = self._objective.bind(moving_image, fixed_image, *masks)
         loss = bound(maps, generator).values()
         if not math.isfinite(loss.total):
             raise AutoregError(
                 f"validation: the loss of {pair.moving} to {pair.fixed} is {loss.total}, expected "
                 "a number; check these two images, or train with a lower --learning-rate"
             )
-        u_vox = _displacement(maps.fixed_to_moving, fixed)
+        u_vox = maps.fixed_to_moving.displacement_vox(fixed.geometry.shape)
         return PairValidation(
             pair.fixed,
             pair.moving,
@@ -175,11 +172,10 @@ def _image(case: PreparedCase, device: torch.device) -> Tensor:
     return torch.from_numpy(np.array(case.image))[None].to(device)
 
 
-def _displacement(chain: FieldChain, fixed: PreparedCase) -> Tensor:
-    """(1, 3, D, H, W) voxels of the grid."""
-    shape = fixed.geometry.shape
-    dense = chain.dense(shape)
-    return unit_to_index_displacement(dense - unit_grid(shape, device=dense.device), shape)
+def _mask(case: PreparedCase, device: torch.device) -> Tensor | None:
+    return (
+        None if case.mask is None else torch.from_numpy(np.array(case.mask))[None, None].to(device)
+    )
 
 
 def _tre(fixed: PreparedCase, moving: PreparedCase, u_vox: Tensor) -> float | None:

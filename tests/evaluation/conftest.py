@@ -7,16 +7,21 @@ import numpy as np
 import pytest
 
 from autoreg.geometry.grid import Geometry
-from autoreg.geometry.transforms import (
-    DisplacementField,
-    invert_on_grid,
-    resample_volume,
-    sample_displacement_mm,
-)
+from autoreg.geometry.resampling import resample_volume
+from autoreg.geometry.transforms import DisplacementField, invert_on_grid, sample_displacement_mm
 from autoreg.geometry.volume import Volume
 from autoreg.io.images import write_image
 from autoreg.io.landmarks import write_landmarks
-from autoreg.io.records import save_record
+from autoreg.io.records import save_record, to_plain
+from autoreg.io.result import (
+    RESULT_FORMAT,
+    FieldRecord,
+    InputsRecord,
+    ModelRecord,
+    OptimisationRecord,
+    Result,
+    SecondsRecord,
+)
 from autoreg.io.transforms import write_displacement
 
 SHAPE = (20, 22, 24)
@@ -83,6 +88,7 @@ def write_pair(root, case="fixed__moving", seed=0, perfect=True):
         "moving_mask": None,
         "fixed_landmarks": str(inputs / "fixed.csv"),
         "moving_landmarks": str(inputs / "moving.csv"),
+        "landmark_frame": "lps_mm",
     }
     write_image(inputs / "moving.nii.gz", moving)
     write_image(inputs / "moving_labels.nii.gz", moving_labels)
@@ -101,10 +107,33 @@ def write_pair(root, case="fixed__moving", seed=0, perfect=True):
         folder / "warped_labels.nii.gz", resample_volume(moving_labels, estimate, fixed_grid)
     )
     write_landmarks(folder / "warped_landmarks.csv", estimate.map_points(fixed_points))
-    record = {"case": case, "inputs": files, "seconds": 3.5, "label_names": {"core": 3, "shell": 1}}
-    pair = PredictedPair(root / "predictions", folder, files, record)
+    record = to_plain(result_of(case, files))
+    pair = PredictedPair(root / "predictions", folder, record["inputs"], record)
     pair.save_record()
     return pair
+
+
+def result_of(case, files):
+    """The record of a pair; the evaluation reads only some of it."""
+    return Result(
+        format=RESULT_FORMAT,
+        case=case,
+        request="",
+        inputs=InputsRecord(**files),
+        model=ModelRecord("model", "checkpoint"),
+        device="cpu",
+        versions={},
+        seconds=3.5,
+        stages=SecondsRecord(0.5, 2.0, 1.0),
+        loss_before=None,
+        loss_after=None,
+        optimisation=OptimisationRecord("none", 0, 0, None, None),
+        field=FieldRecord(1.0, 2.0, 0.5, 0.0, 1e-4, 1e-3, 0.0),
+        outside_value=(0.0,),
+        label_names={"core": 3, "shell": 1},
+        files={},
+        warnings=(),
+    )
 
 
 @pytest.fixture

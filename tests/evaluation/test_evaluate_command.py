@@ -3,11 +3,14 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
-from autoreg.evaluation import evaluate
+from autoreg.evaluation import evaluate, figures
 from autoreg.evaluation.cli import main
+from autoreg.geometry.resampling import resample_volume
+from autoreg.io.images import read_geometry, read_image, write_image
 
 
 def run(capsys, *arguments):
@@ -88,6 +91,8 @@ def test_a_bad_pair_does_not_stop_the_others(add_pair, tmp_path, capsys):
         (lambda r: r["inputs"].pop("moving"), '"moving" is missing'),
         (lambda r: r["inputs"].update(fixed_labels=3), "expected a text, found 3"),
         (lambda r: r.update(case="other"), 'tells of the case "other"'),
+        (lambda r: r.update(outside=1), 'unknown key "outside"; did you mean "outside_value"'),
+        (lambda r: r.update(format=99, later=1), "a record of format 99, expected 2; predict"),
     ],
 )
 def test_an_unusable_result_is_explained(pair, capsys, damage, message):
@@ -110,13 +115,6 @@ def test_what_is_no_prediction_folder_ends_with_2(pair, tmp_path, capsys):
         assert message in error
 
 
-def test_other_keys_of_result_json_are_left_alone(pair, capsys):
-    pair.record |= {"plan": {"anything": 1}}
-    pair.inputs["some_later_key"] = 1
-    pair.save_record()
-    assert run(capsys, "-i", pair.predictions)[0] == 0
-
-
 def test_reports_of_an_earlier_evaluation_do_not_linger(pair, capsys):
     run(capsys, "-i", pair.predictions)
     assert (pair.predictions / "labels.csv").exists()
@@ -134,7 +132,7 @@ def test_an_unexpected_error_in_one_pair_is_told_and_does_not_stop_the_others(
     real = evaluate.evaluate_case
 
     def failing(prediction, images, device):
-        if prediction.case == "a":
+        if prediction.result.case == "a":
             raise RuntimeError("a library gave up")
         return real(prediction, images, device)
 
@@ -145,8 +143,73 @@ def test_an_unexpected_error_in_one_pair_is_told_and_does_not_stop_the_others(
     assert "1 pair evaluated" in text
 
 
-def test_an_empty_folder_of_a_pair_is_an_incomplete_prediction(pair, capsys):
-    (pair.predictions / "never_finished").mkdir()
+def test_a_pair_without_a_result_says_why_and_other_folders_are_no_pairs(pair, capsys):
+    failed = pair.predictions / "never_finished"
+    failed.mkdir()
+    (failed / "unfinished.txt").write_text("out of memory\n")
+    (pair.predictions / "figures").mkdir()
+    (pair.predictions / "logs").mkdir()
+    (pair.predictions / "logs" / "notes.txt").write_text("mine")
     status, text, _ = run(capsys, "-i", pair.predictions)
     assert status == 2
-    assert "never_finished: " in text
+    assert "1 pair evaluated" in text
+    assert "1 pair NOT evaluated" in text
+    assert "never_finished: result.json is missing, so the prediction is incomplete (out of" in text
+
+
+def test_results_older_than_a_failed_prediction_are_noted(pair, capsys):
+    (pair.folder / "unfinished.txt").write_text("the image is constant\n")
+    status, text, _ = run(capsys, "-i", pair.predictions)
+    assert status == 0
+    assert "results of an earlier prediction; the last one: the image is constant" in text
+
+
+def test_a_pair_may_be_called_figures(add_pair, capsys):
+    pair = add_pair("figures")
+    for _ in range(2):
+        assert main(["-i", str(pair.predictions), "--device", "cpu", "--workers", "1"]) == 0
+    assert "1 pair evaluated" in capsys.readouterr().out
+    assert (pair.folder / "figures.png").is_file()
+
+
+def test_a_picture_that_fails_costs_no_scores(pair, capsys, monkeypatch):
+    def failing(*arguments):
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(figures, "pair_figure", failing)
+    assert main(["-i", str(pair.predictions), "--device", "cpu", "--workers", "1"]) == 2
+    text = capsys.readouterr().out
+    assert "1 pair evaluated" in text
+    assert "fixed__moving: no picture: RuntimeError: no fonts" in text
+    (case,) = json.loads((pair.predictions / "summary.json").read_text("utf-8"))["cases"]
+    assert case["registered"]["dice"] == 1
+    assert case["notes"] == ["no picture: RuntimeError: no fonts"]
+
+
+def test_where_reports_cannot_go_is_found_before_the_work(pair, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "evaluate_case", None)
+    (tmp_path / "taken").write_text("a file")
+    for folder, message in (
+        (tmp_path / "taken", "is a file; expected a folder"),
+        (tmp_path / "taken" / "below", "cannot be written"),
+    ):
+        status, text, error = run(capsys, "-i", pair.predictions, "-o", folder)
+        assert status == 2
+        assert message in error
+        assert text == ""
+
+
+def test_no_improvement_is_said(pair, capsys):
+    for name in ("warped.nii.gz", "warped_labels.nii.gz"):
+        role = "moving" if name == "warped.nii.gz" else "moving_labels"
+        kind = "intensity" if role == "moving" else "label"
+        source = pair.inputs[role][0] if role == "moving" else pair.inputs[role]
+        grid = read_geometry(pair.folder / name)
+        write_image(
+            pair.folder / name, resample_volume(read_image([Path(source)], kind), None, grid)
+        )
+    _, text, _ = run(capsys, "-i", pair.predictions)
+    rows = {line.split("  ")[0]: line for line in text.splitlines()}
+    assert rows["LNCC ↑"].endswith("no improvement")
+    assert rows["Dice ↑"].endswith("no improvement")
+    assert not rows["TRE mean [mm] ↓"].endswith("no improvement")

@@ -7,12 +7,12 @@ from spaces import DIRECTIONS, make_geometry, smooth_image
 from torch.nn import functional
 
 from autoreg.errors import GeometryError
+from autoreg.geometry.resampling import resample_volume
 from autoreg.geometry.transforms import (
     Affine,
     Composite,
     DisplacementField,
     invert_on_grid,
-    resample_volume,
     sample_displacement_mm,
 )
 from autoreg.geometry.volume import Volume
@@ -181,6 +181,10 @@ def test_beyond_the_moving_box_lies_the_outside_value():
     # voxel centres from -1.5 to 1.5, faces at -2 (inside) and 2 (outside), as in ITK
     expected = np.where((x >= -2) & (x < 2), 5.0, -1000.0)
     np.testing.assert_array_equal(out.array[:, 0, 0], np.stack([expected, expected]))
+    each = resample_volume(image, None, line, outside=(-1000, 7)).array[:, 0, 0]
+    np.testing.assert_array_equal(each, np.stack([expected, np.where(expected > 0, 5.0, 7.0)]))
+    with pytest.raises(GeometryError, match="3 outside values for 2 channels"):
+        resample_volume(image, None, line, outside=(0, 1, 2))
 
 
 def test_what_does_not_fit_is_refused():

@@ -12,7 +12,7 @@ from autoreg.inference.cli import main_import_weights, main_predict
 from autoreg.inference.predictor import Predictor
 from autoreg.networks.factory import build_network
 from autoreg.plan import NetworkPlan
-from autoreg.training.checkpoint import load_network
+from autoreg.training.model_folder import load_network
 
 FULL, SHALLOW = (0.25, 0.5, 1.0, 1.0), (0.25, 0.5, 1.0)
 WIDTH = 0.0625
@@ -151,7 +151,7 @@ def test_predictions_may_name_the_other_modality(imported):
     as_ct = predictor.predict_pair(
         image, image, fixed_modalities=["CT"], moving_modalities=["CT"], io=no_io(predictor)
     )
-    assert as_ct.outside == -1000
+    assert as_ct.outside == (-1000,)
 
 
 def no_io(predictor):
@@ -179,6 +179,7 @@ def without(key_part):
         ),
         (lambda: {"conv.weight": torch.zeros(1)}, "not the weights of a GradICON cascade"),
         (lambda: {"epoch": 3, "model": weights()}, "expected a plain state dict"),
+        (lambda: {0: torch.zeros(1)}, "expected a plain state dict"),
         (lambda: [torch.zeros(1)], "found an object of type list"),
     ],
 )
@@ -188,10 +189,27 @@ def test_what_does_not_fit_is_diagnosed(tmp_path, capsys, content, expected):
     assert not (tmp_path / "model").exists()
 
 
-def test_other_files_are_refused_in_one_message(tmp_path, imported, capsys):
-    (tmp_path / "page.html").write_text("<html>not found</html>")
+@pytest.mark.parametrize(
+    "text", ["", "<html>not found</html>", "hello", "h" * 9, "\x80\x02}q\x01."]
+)
+def test_what_is_no_file_of_weights_is_refused_and_nothing_in_it_recommended(
+    tmp_path, capsys, text
+):
+    (tmp_path / "page.html").write_bytes(text.encode("latin-1"))
     assert run(tmp_path / "page.html", tmp_path / "model") == 2
-    assert "not a file of weights" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "page.html: " in message
+    assert "weights_only" not in message
+
+
+def test_a_grid_that_holds_no_anatomy_is_refused(tmp_path, capsys):
+    file = save(tmp_path / "w.trch", weights())
+    flags = ["--from", "unigradicon", "-o", str(tmp_path / "m"), "--grid", "0", "20", "18"]
+    assert main_import_weights([str(file), *flags]) == 2
+    assert "--grid 0 20 18: expected at least 8 nodes" in capsys.readouterr().err
+
+
+def test_other_files_are_refused_in_one_message(tmp_path, imported, capsys):
     assert run(tmp_path / "absent.trch", tmp_path / "model") == 2
     assert "no such file" in capsys.readouterr().err
     assert run(imported / "fold_all" / "checkpoint_final.pt", tmp_path / "model") == 2

@@ -51,7 +51,7 @@ def test_json_has_the_same_keys(folder):
             "moving_labels": "b_labels.nii.gz",
         },
     ]
-    (folder / "pairs.json").write_text(json.dumps(entries))
+    (folder / "pairs.json").write_text(json.dumps(entries), encoding="utf-8-sig")
     one, two = find_pairs(folder / "pairs.json")
     assert (one.case, len(one.fixed), len(one.moving)) == ("a__b", 2, 2)
     assert two.moving_labels == folder / "b_labels.nii.gz"
@@ -79,6 +79,13 @@ def test_all_problems_of_a_csv_file_are_reported_with_their_lines(folder):
     assert "no / " in lines[3]
     assert '"fixed" is empty' in lines[4]
     assert '"fixed_mask" is one file, found 2' in lines[5]
+
+
+def test_an_unknown_column_hides_no_other_problem(folder):
+    write(folder, "fixed,moving,weight", "gone.nii.gz,b.nii.gz,3")
+    text = message(folder)
+    assert 'line 1: unknown column "weight"' in text
+    assert "line 2: fixed: " in text
 
 
 @pytest.mark.parametrize(
@@ -118,12 +125,14 @@ def test_named_files_become_pairs(tmp_path):
     names = [
         "p_1_fixed.nii.gz", "p_1_moving.mha", "p_1_moving_labels.nii.gz", "p_1_fixed_mask.nii",
         "p_1_fixed_landmarks.csv", "q_fixed_0000.nii.gz", "q_fixed_0001.nii.gz",
-        "q_moving_0000.nii.gz", "q_moving_0001.nii.gz", "readme.txt",
+        "q_moving_0000.nii.gz", "q_moving_0001.nii.gz", "readme.txt", "r_fixed.hdr",
+        "r_fixed.img.gz", "r_moving.nii.bz2",
     ]  # fmt: skip
     for name in names:
         (tmp_path / name).write_bytes(b"")
-    p, q = find_pairs(tmp_path)
-    assert (p.case, q.case) == ("p_1", "q")
+    p, q, r = find_pairs(tmp_path)
+    assert (p.case, q.case, r.case) == ("p_1", "q", "r")
+    assert r.fixed == (tmp_path / "r_fixed.hdr",)
     assert p.fixed == (tmp_path / "p_1_fixed.nii.gz",)
     assert p.moving_labels == tmp_path / "p_1_moving_labels.nii.gz"
     assert p.fixed_mask == tmp_path / "p_1_fixed_mask.nii"
@@ -158,6 +167,31 @@ def test_a_raw_data_set_gives_its_test_pairs(tmp_path):
     assert pair.fixed_modalities == ("MR",)
     with pytest.raises(UsageError, match=r"no validation pairs; use --split test"):
         find_pairs(tmp_path, "validation")
+    for case in ("a", "b"):
+        (tmp_path / f"{case}.nii").write_bytes(b"")
+    write(tmp_path, "fixed,moving", "a.nii,b.nii")
+    assert find_pairs(tmp_path)[0].fixed == (tmp_path / "a.nii",)
+    with pytest.raises(UsageError, match=r"--split test: does nothing"):
+        find_pairs(tmp_path, "test")
+
+
+def test_points_of_different_kinds_are_no_pair(tmp_path):
+    images = ["L_0001_0000", "L_0001_0001"]
+    folders = ["keypoints01Tr", "keypoints02Tr"]
+    for image, points in zip(images, folders, strict=True):
+        for file in (f"imagesTr/{image}.nii.gz", f"{points}/{image}.csv"):
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            (tmp_path / file).write_text("1,2,3\n")
+    paths = [f"./imagesTr/{image}.nii.gz" for image in images]
+    description = {"registration_test": [{"fixed": paths[0], "moving": paths[1]}]}
+    save_record(description, tmp_path / "L_dataset.json")
+    (pair,) = find_pairs(tmp_path)
+    assert (pair.fixed_landmarks, pair.moving_landmarks) == (
+        tmp_path / "keypoints01Tr" / "L_0001_0000.csv", None,
+    )  # fmt: skip
+    (tmp_path / "keypoints01Tr" / "L_0001_0001.csv").write_text("1,2,3\n")
+    (pair,) = find_pairs(tmp_path)
+    assert pair.moving_landmarks == tmp_path / "keypoints01Tr" / "L_0001_0001.csv"
 
 
 def test_nothing_to_do_is_said_clearly(tmp_path):

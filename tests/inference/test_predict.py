@@ -125,6 +125,7 @@ def test_a_pair_leaves_complete_files_and_a_readable_record(tmp_path, pair_folde
     assert plan["instance_optimisation"]["steps"] == 2
     arguments = json.loads((out / "arguments.json").read_text())
     assert arguments["input"] == str(pair_folder)
+    assert arguments["device"] == "cpu"
     assert set(arguments["versions"]) >= {"autoreg", "torch", "SimpleITK"}
 
 
@@ -177,7 +178,7 @@ def test_continue_skips_what_is_complete_and_only_that(tmp_path, pair_folder, mo
     assert (out / "two" / "displacement.nii.gz").exists()
 
 
-@pytest.mark.parametrize("change", ["result", "input", "io", "weights"])
+@pytest.mark.parametrize("change", ["result", "input", "io", "modality", "weights"])
 def test_continue_redoes_what_another_request_left(tmp_path, pair_folder, change):
     model = save_model(tmp_path / "model", tiny_plan())
     out = tmp_path / "out"
@@ -190,6 +191,8 @@ def test_continue_redoes_what_another_request_left(tmp_path, pair_folder, change
         sitk.WriteImage(image * 2, str(pair_folder / "two_fixed.nii.gz"))
     elif change == "io":
         flags = ["--io", "vanilla", "--io-steps", "1"]
+    elif change == "modality":
+        flags += ["--fixed-modality", "CT"]
     else:
         save_model(tmp_path / "model", tiny_plan())
     run(pair_folder, out, model, *flags, "--continue")
@@ -214,16 +217,44 @@ def test_a_failing_pair_is_named_and_the_others_still_run(
 ):
     out = tmp_path / "out"
     run(pair_folder, out, model, "--io", "none")
+    before = stamps(out)
     image = sitk.ReadImage(str(pair_folder / "one_fixed.nii.gz"))
     sitk.WriteImage(image * 0, str(pair_folder / "one_fixed.nii.gz"))
     assert run(pair_folder, out, model, "--io", "none") == 2
     assert "1 failed: one" in capsys.readouterr().out
     (failure,) = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
-    assert "one: failed: " in failure
-    assert "constant" in failure
-    assert "one_fixed.nii.gz" in failure
-    assert not (out / "one" / "result.json").exists()
-    assert result(out, "two")["case"] == "two"
+    assert f"one: failed: {pair_folder / 'one_fixed.nii.gz'}: the image is constant" in failure
+    assert failure.endswith("its earlier results are kept")
+    assert "constant" in (out / "one" / "unfinished.txt").read_text()
+    after = stamps(out)
+    assert {p for p in before if before[p] == after[p]} == {p for p in before if "one" in p.parts}
+    sitk.WriteImage(image, str(pair_folder / "one_fixed.nii.gz"))
+    assert run(pair_folder, out, model, "--io", "none") == 0
+    assert not (out / "one" / "unfinished.txt").exists()
+
+
+def test_a_slice_is_refused(tmp_path, model, caplog):
+    source = write_pair(
+        tmp_path / "in",
+        sitk_image(1, (14, 12, 13), (1.5, 1.5, 1.5)),
+        sitk_image(2, (14, 12, 13), (1.5, 1.5, 1.5))[:, :, 5:6],
+    )
+    assert run(source, tmp_path / "out", model, "--io", "none") == 2
+    assert "x_moving.nii.gz: the image has (1, 12, 14) voxels; expected at least 4" in caplog.text
+
+
+def test_landmarks_outside_the_fixed_image_are_warned_of(tmp_path, pair_folder, model, caplog):
+    path = pair_folder / "one_fixed_landmarks.csv"
+    path.write_text("x,y,z\n0,0,0\n1e5,0,0\n0,-500,0\n")
+    assert run(pair_folder, tmp_path / "out", model, "--io", "none") == 0
+    found = f"{path}: 2 of 3 points lie outside the fixed image (point 2, 3, counted from 1)"
+    assert found in result(tmp_path / "out", "one")["warnings"]
+
+
+def test_an_output_that_is_a_file_is_refused_before_the_work(tmp_path, pair_folder, model, capsys):
+    (tmp_path / "out").write_text("a file")
+    assert run(pair_folder, tmp_path / "out", model, "--io", "none") == 2
+    assert "out: is a file; expected a folder" in capsys.readouterr().err
 
 
 def test_labels_on_another_grid_fail_that_pair(tmp_path, pair_folder, model, caplog):
@@ -231,7 +262,10 @@ def test_labels_on_another_grid_fail_that_pair(tmp_path, pair_folder, model, cap
     labels.SetOrigin((9.0, 9.0, 9.0))
     sitk.WriteImage(labels, str(pair_folder / "one_moving_labels.nii.gz"))
     assert run(pair_folder, tmp_path / "out", model, "--io", "none") == 2
-    assert "label lies elsewhere than its image: origin" in caplog.text
+    assert "one_moving_labels.nii.gz: lies elsewhere than its image: origin" in caplog.text
+    (left,) = (tmp_path / "out" / "one").iterdir()  # by which the evaluation notices it
+    assert left.name == "unfinished.txt"
+    assert "lies elsewhere than its image: origin" in left.read_text()
 
 
 def test_integer_images_keep_their_type(tmp_path, model):
@@ -259,10 +293,27 @@ def test_a_ct_is_surrounded_by_air(tmp_path):
     model = save_model(tmp_path / "model", plan)
     assert run(source, tmp_path / "out", model, "--io", "none") == 0
     warped = array(sitk.ReadImage(str(tmp_path / "out" / "x" / "warped.nii.gz")))
-    assert (warped[0], result(tmp_path / "out", "x")["outside_value"]) == (
-        pytest.approx(-1000),
-        -1000,
+    assert warped[0] == pytest.approx(-1000)
+    assert result(tmp_path / "out", "x")["outside_value"] == [-1000]
+
+
+def test_each_channel_is_surrounded_by_its_own_value(tmp_path):
+    plan = dataclasses.replace(
+        tiny_plan(alignment=AlignmentPlan("world", (0.0, 0.0, 0.0))),
+        fixed_modalities=("CT", "MR"),
+        moving_modalities=("CT", "MR"),
     )
+    (tmp_path / "in").mkdir()
+    for role, size in (("fixed", 20), ("moving", 10)):
+        for channel, shift in enumerate((-500, 0)):
+            image = sitk_image(size, (size,) * 3, (2.0, 2.0, 2.0)) + shift
+            sitk.WriteImage(image, str(tmp_path / "in" / f"x_{role}_{channel:04d}.nii.gz"))
+    model = save_model(tmp_path / "model", plan)
+    assert run(tmp_path / "in", tmp_path / "out", model, "--io", "none") == 0
+    for channel, outside in enumerate((-1000, 0)):
+        warped = sitk.ReadImage(str(tmp_path / "out" / "x" / f"warped_{channel:04d}.nii.gz"))
+        assert array(warped)[0] == pytest.approx(outside)
+    assert result(tmp_path / "out", "x")["outside_value"] == [-1000, 0]
 
 
 def test_two_channels_in_numbered_files(tmp_path):
@@ -287,6 +338,7 @@ def test_two_channels_in_numbered_files(tmp_path):
     [
         (["--io", "none", "--io-steps", "3"], "--io-steps: does nothing with --io none"),
         (["--io", "vanilla", "--io-projection", "both"], "--io-projection: does nothing"),
+        (["--split", "test"], "--split test: does nothing"),
         (["--num-parts", "2", "--part-id", "2"], "--part-id 2 of --num-parts 2: expected 0 to 1"),
         (["--gpus", "0", "--num-parts", "2"], "--gpus sets --num-parts"),
         (["--gpus", "0;1", "--device", "auto"], 'expected numbers joined by commas, e.g. "0,1"'),

@@ -86,21 +86,6 @@ def test_a_mask_of_everything_changes_nothing(predictor, images):
     assert deviation < 1e-2
 
 
-def test_full_precision_is_asked_for_and_given_back(predictor, images, no_io, monkeypatch):
-    seen = []
-    one_direction = predictor.network.one_direction
-
-    def spy(*arguments):
-        seen.append(torch.backends.cudnn.allow_tf32)
-        return one_direction(*arguments)
-
-    monkeypatch.setattr(predictor.network, "one_direction", spy)
-    allowed = torch.backends.cudnn.allow_tf32
-    predictor.predict_pair(*images, io=no_io)
-    assert seen == [False]
-    assert torch.backends.cudnn.allow_tf32 == allowed
-
-
 def test_bad_input_is_named(predictor, images, tmp_path):
     with pytest.raises(PlanError, match=r'modality "PT": .*known: CT, MR'):
         predictor.predict_pair(*images, fixed_modalities=["PT"])

@@ -1,5 +1,6 @@
 """Files appear complete or not at all."""
 
+import errno
 import os
 import stat
 
@@ -41,6 +42,19 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file.txt").stat().st_mode) == 0o644
+
+
+def test_a_disk_without_room_and_a_folder_in_the_way_are_told(tmp_path):
+    def full():
+        with atomic_path(tmp_path / "file.txt"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(UsageError, match=r"file\.txt: cannot be written \(No space left"):
+        full()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match=r"folder: cannot be written \("):
+        write_text_atomic(tmp_path / "folder", "text")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -7,9 +7,9 @@ from raw_datasets import native, touch, write_array, write_json
 from autoreg.errors import DataError, UsageError
 from autoreg.io.dataset import (
     Pair,
-    case_landmarks_mm,
     find_datasets,
     is_dataset,
+    landmarks_mm,
     pair_landmarks,
     read_dataset,
     resolve_dataset,
@@ -134,7 +134,7 @@ def test_landmarks_are_world_points(tmp_path):
     touch(tmp_path, "landmarksTr/a.csv")
     (tmp_path / "landmarksTr" / "a.csv").write_text("x,y,z\n1,2,3\n")
     case = read_dataset(tmp_path).case("a")
-    np.testing.assert_array_equal(case_landmarks_mm(case), [[1, 2, 3]])
+    np.testing.assert_array_equal(landmarks_mm(case, case.landmarks), [[1, 2, 3]])
 
 
 def test_landmarks_of_test_and_training_cases_correspond(tmp_path):
@@ -174,6 +174,12 @@ def test_a_wrong_value_is_told_with_place_and_remedy(tmp_path, change, where, fo
     assert problem.file == f"{tmp_path / 'dataset.json'}: {where}"
     assert found in problem.found
     assert remedy in problem.remedy
+
+
+def test_a_byte_order_mark_in_dataset_json_does_not_matter(tmp_path):
+    images(tmp_path, "a", "b")
+    (tmp_path / "dataset.json").write_text('{"labels": {"x": 1}}', encoding="utf-8-sig")
+    assert read_dataset(tmp_path).labels == {"x": 1}
 
 
 def test_a_syntax_error_is_told_with_file_and_line(tmp_path):
@@ -285,6 +291,7 @@ def test_data_sets_are_found_by_id_name_or_being_alone(tmp_path):
     images(tmp_path / "Dataset012_Twelve", "a")
     assert resolve_dataset(tmp_path, "1") == resolve_dataset(tmp_path, "001") == one
     assert resolve_dataset(tmp_path, "12").name == "Dataset012_Twelve"
+    assert resolve_dataset(tmp_path, "Twelve").name == "Dataset012_Twelve"
     assert resolve_dataset(tmp_path, "NLST") == learn2reg
     with pytest.raises(UsageError, match="Dataset001_One, Dataset012_Twelve, NLST"):
         resolve_dataset(tmp_path)
@@ -293,6 +300,8 @@ def test_data_sets_are_found_by_id_name_or_being_alone(tmp_path):
     images(tmp_path / "Dataset001_Other", "a")
     with pytest.raises(UsageError, match="give the whole name"):
         resolve_dataset(tmp_path, "1")
+    images(tmp_path / "Other", "a")
+    assert resolve_dataset(tmp_path, "Other").name == "Other"  # the whole name wins
 
 
 def test_an_unknown_case_is_refused_with_a_hint(tmp_path):

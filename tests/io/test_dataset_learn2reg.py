@@ -7,7 +7,6 @@ from raw_datasets import blob, touch, write_array, write_json
 from autoreg.errors import DataError
 from autoreg.io.dataset import (
     Pair,
-    case_landmarks_mm,
     landmarks_mm,
     pair_landmarks,
     read_dataset,
@@ -142,8 +141,10 @@ def test_points_are_voxels_of_their_own_image(tmp_path):
         file.write_text("1,2,3\n0,0,0\n")
     fixed, moving = (read_dataset(tmp_path).case(f"LUNG_0001_000{n}") for n in (0, 1))
     # Voxels count along ITK's x, y, z.
-    np.testing.assert_allclose(case_landmarks_mm(fixed), [[11, 24, 39], [10, 20, 30]])
-    np.testing.assert_allclose(case_landmarks_mm(moving), [[11.5, 24, 39], [10, 20, 30]])
+    np.testing.assert_allclose(landmarks_mm(fixed, fixed.landmarks), [[11, 24, 39], [10, 20, 30]])
+    np.testing.assert_allclose(
+        landmarks_mm(moving, moving.landmarks), [[11.5, 24, 39], [10, 20, 30]]
+    )
 
 
 def test_manual_landmarks_win_over_key_points(tmp_path):

@@ -9,13 +9,8 @@ from spaces import DIRECTIONS, make_geometry, smooth_image
 from torch.nn import functional
 
 from autoreg.errors import DataError, GeometryError, UsageError
-from autoreg.geometry.transforms import (
-    Affine,
-    Composite,
-    DisplacementField,
-    resample_volume,
-    sample_displacement_mm,
-)
+from autoreg.geometry.resampling import resample_volume
+from autoreg.geometry.transforms import Affine, Composite, DisplacementField, sample_displacement_mm
 from autoreg.geometry.volume import Volume
 from autoreg.io.images import read_image, to_sitk, write_image
 from autoreg.io.transforms import read_displacement, write_displacement

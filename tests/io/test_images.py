@@ -181,6 +181,17 @@ def test_a_truncated_file_is_refused(tmp_path, suffix, geometry):
         read_image([path], "intensity")
 
 
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_capital_endings_are_read_as_carefully(tmp_path, suffix, geometry):
+    path, capital = tmp_path / f"image{suffix}", tmp_path / f"IMAGE{suffix.upper()}"
+    write_image(path, Volume.intensity(_numbers(), geometry))
+    path.rename(capital)
+    np.testing.assert_allclose(read_image([capital], "intensity").single, _numbers(), atol=1e-6)
+    capital.write_bytes(capital.read_bytes()[:-60])
+    with pytest.raises(DataError, match=r"IMAGE\.NII"):
+        read_image([capital], "intensity")
+
+
 def test_reals_are_rounded_and_clamped_for_an_integer_type(tmp_path, geometry):
     array = np.zeros((6, 5, 4))
     array[0, 0] = [-0.6, 1.5, 254.7, 300]

@@ -92,8 +92,22 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
         load_json(path)
 
 
+def test_a_byte_order_mark_does_not_matter(tmp_path):
+    (tmp_path / "marked.json").write_text('{"a": 1}', encoding="utf-8-sig")
+    assert load_json(tmp_path / "marked.json") == {"a": 1}
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_number_of_json_is_refused(tmp_path, word):
+    (tmp_path / "nan.json").write_text(f'{{"a": {word}}}')
+    with pytest.raises(
+        PlanError, match=rf"nan\.json: {word} is no number .* finite number or null"
+    ):
+        load_json(tmp_path / "nan.json")
+
+
 def test_missing_and_binary_files_are_named(tmp_path):
-    with pytest.raises(PlanError, match=r"absent\.json: no such file"):
+    with pytest.raises(PlanError, match=r"absent\.json: no such file; correct the path"):
         load_json(tmp_path / "absent.json")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x81")
     with pytest.raises(PlanError, match=r"bytes\.json: cannot be read"):

@@ -5,7 +5,6 @@ from autoreg.errors import PlanError
 from autoreg.losses.factory import REGULARITIES, SIMILARITIES, build_regularity, build_similarity
 from autoreg.losses.regularity import diffusion
 from autoreg.losses.similarity import LNCC, MIND
-from autoreg.numerics.coordinates import index_to_unit_displacement
 from autoreg.numerics.maps import FieldChain
 from autoreg.plan import LossPlan
 
@@ -54,7 +53,8 @@ def test_every_regularity_is_zero_for_the_identity_only_and_repeatable(name):
 
 def test_field_penalties_are_the_mean_of_both_directions_in_voxels():
     u_vox = [torch.randn(1, 3, *SHAPE, generator=torch.Generator().manual_seed(s)) for s in (1, 2)]
-    chains = [FieldChain((index_to_unit_displacement(u, SHAPE),)) for u in u_vox]
+    nodes = torch.tensor(SHAPE).view(1, 3, 1, 1, 1)
+    chains = [FieldChain((u / (nodes - 1),)) for u in u_vox]
     value = REGULARITIES["diffusion"](*chains, SHAPE, torch.Generator())
     expected = (diffusion(u_vox[0]) + diffusion(u_vox[1])) / 2
     assert value.item() == pytest.approx(expected.item(), rel=1e-4)

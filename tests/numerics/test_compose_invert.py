@@ -9,7 +9,7 @@ from autoreg.numerics import folding
 from autoreg.numerics.compose import compose
 from autoreg.numerics.coordinates import index_grid, slabs
 from autoreg.numerics.folding import folded_cells
-from autoreg.numerics.invert import Inverter, invert_at
+from autoreg.numerics.invert import Inverter
 from autoreg.numerics.jacobian import jacobian_determinant
 from autoreg.numerics.warp import sample_at_index, warp
 
@@ -56,14 +56,14 @@ def test_warping_by_a_composition_is_warping_twice(smooth_field):
 
 def test_inverse_of_a_translation():
     u_vox = torch.tensor([1.5, 0, -2.25]).view(1, 3, 1, 1, 1).expand(1, 3, *SHAPE)
-    found = invert_at(u_vox, index_grid(SHAPE))
+    found = Inverter(u_vox)(index_grid(SHAPE))
     torch.testing.assert_close(found.points_vox, index_grid(SHAPE) - u_vox, atol=1e-4, rtol=0)
     assert found.converged.all()
 
 
 def test_inverse_of_an_affine_map_is_the_inverse_matrix():
     matrix = _rotation(25) @ torch.diag(torch.tensor([1.4, 0.7, 1.1]))
-    found = invert_at(_affine_field(matrix, [0.5, -1, 2]), index_grid(SHAPE))
+    found = Inverter(_affine_field(matrix, [0.5, -1, 2]))(index_grid(SHAPE))
     centre = torch.tensor([(n - 1) / 2 for n in SHAPE]).view(1, 3, 1, 1, 1)
     offset = torch.tensor([0.5, -1, 2]).view(1, 3, 1, 1, 1)
     relative = torch.einsum(
@@ -85,7 +85,7 @@ def test_inverse_of_a_strong_smooth_diffeomorphism(diffeomorphism):
     assert folded_cells(u_vox).lower_vox.shape[0] == 0
     generator = torch.Generator().manual_seed(5)
     known = torch.rand(1, 3, 10, 20, 30, generator=generator) * 39
-    found = invert_at(u_vox, known + sample_at_index(u_vox, known))
+    found = Inverter(u_vox)(known + sample_at_index(u_vox, known))
     assert found.converged.all()
     assert found.residual_vox.max() <= 2e-4
     torch.testing.assert_close(found.points_vox, known, atol=1e-3, rtol=0)
@@ -95,7 +95,7 @@ def test_points_that_do_not_contract_are_solved_by_newton(diffeomorphism):
     """A turn by 130 degrees defeats fixed-point iteration (its displacement has norm 1.8)."""
     field = _affine_field(_rotation(130), [0, 0, 0], (16, 16, 16))
     targets = index_grid((16, 16, 16))[:, :, 6:10, 6:10, 6:10]
-    found = invert_at(field, targets)
+    found = Inverter(field)(targets)
     assert found.converged.all()
     assert found.residual_vox.max() <= 2e-4
 
@@ -103,7 +103,7 @@ def test_points_that_do_not_contract_are_solved_by_newton(diffeomorphism):
 def test_outside_the_grid_edge_displacements_are_held():
     u_vox = torch.full((1, 3, *SHAPE), 2.0)
     targets = torch.tensor([-20.0, 5.0, 40.0]).view(1, 3, 1, 1, 1)
-    found = invert_at(u_vox, targets)
+    found = Inverter(u_vox)(targets)
     assert found.points_vox.flatten().tolist() == pytest.approx([-22, 3, 38], abs=1e-4)
 
 
@@ -118,7 +118,7 @@ def _fold(shape=(24, 8, 8)):
 def test_a_fold_is_reported_even_where_a_preimage_is_found():
     u_vox = _fold()
     along = u_vox[0, 0, :, 0, 0] + torch.arange(24)
-    found = invert_at(u_vox, index_grid((24, 8, 8)))
+    found = Inverter(u_vox)(index_grid((24, 8, 8)))
     # number of pre-images of each target, by counting crossings of the piecewise linear map
     for target in range(2, 22):
         crossings = ((along[:-1] - (target + 0.01)) * (along[1:] - (target + 0.01)) < 0).sum()
@@ -131,7 +131,7 @@ def test_a_fold_is_reported_even_where_a_preimage_is_found():
 def test_away_from_the_fold_the_inverse_stands():
     u_vox = _fold()
     u_vox[:, :, 12:] = 0
-    found = invert_at(u_vox, index_grid((24, 8, 8)))
+    found = Inverter(u_vox)(index_grid((24, 8, 8)))
     assert found.converged[0, 16:].all()
     assert not found.converged[0, 6].any()
 
@@ -145,7 +145,7 @@ def _two_dents(shape=(24, 24, 24)):
 
 
 def test_only_the_neighbourhood_of_a_fold_is_reported():
-    found = invert_at(_two_dents(), index_grid((24, 24, 24)))
+    found = Inverter(_two_dents())(index_grid((24, 24, 24)))
     assert not found.converged[0, 5, 4, 4]
     assert not found.converged[0, 18, 17, 18]
     assert found.converged[0, 9:14].all()
@@ -164,7 +164,7 @@ def test_slabs_find_the_same_folds(monkeypatch, voxels):
 def test_a_field_with_nan_never_converges():
     u_vox = torch.zeros(1, 3, 4, 4, 4)
     u_vox[0, 0, 1, 1, 1] = math.nan
-    found = invert_at(u_vox, index_grid((4, 4, 4)))
+    found = Inverter(u_vox)(index_grid((4, 4, 4)))
     assert not found.converged[0, 1, 1, 1]
 
 

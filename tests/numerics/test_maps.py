@@ -2,12 +2,7 @@
 
 import torch
 
-from autoreg.numerics.coordinates import (
-    index_grid,
-    index_to_unit_displacement,
-    unit_grid,
-    unit_to_index_displacement,
-)
+from autoreg.numerics.coordinates import unit_grid
 from autoreg.numerics.maps import FieldChain
 from autoreg.numerics.warp import sample_at_unit
 
@@ -66,11 +61,10 @@ def test_a_batch_holds_independent_maps():
     assert torch.equal(both.dense((4, 4, 4))[1:], second.dense((4, 4, 4)))
 
 
-def test_voxel_displacement_of_a_dense_map_is_measured_in_voxels():
-    shape = (5, 9, 17)
-    u_vox = torch.zeros(1, 3, *shape)
-    u_vox[:, 2] = 3.0
-    chain = FieldChain((index_to_unit_displacement(u_vox, shape),))
-    back = unit_to_index_displacement(chain.dense(shape) - unit_grid(shape), shape)
-    torch.testing.assert_close(back, u_vox, atol=1e-5, rtol=0)
-    assert index_grid(shape).shape == back.shape
+def test_the_displacement_is_in_voxels_of_the_grid_that_is_asked_for():
+    chain = FieldChain((torch.full((1, 3, 4, 4, 4), 0.25),))
+    expected = torch.tensor([1.0, 2.0, 4.0]).view(1, 3, 1, 1, 1).expand(1, 3, 5, 9, 17)
+    torch.testing.assert_close(chain.displacement_vox((5, 9, 17)), expected, atol=1e-5, rtol=0)
+    u_unit = torch.randn(2, 3, 5, 6, 7, generator=torch.Generator().manual_seed(1)).double() * 0.1
+    u_vox = FieldChain((u_unit,)).displacement_vox((5, 6, 7))
+    torch.testing.assert_close(u_vox[:, 2], 6 * u_unit[:, 2])  # of the field's own type

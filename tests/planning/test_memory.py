@@ -90,8 +90,20 @@ def test_optimisation_needs_more_than_prediction(plan):
 
 
 def test_activations_grow_in_proportion_to_the_grid(plan):
-    sizes = [training_bytes(with_network(plan, (n, 64, 64), 0.5), cuda=True) for n in (32, 64, 96)]
+    sizes = [training_bytes(with_network(plan, (n, 64, 64), 0.5), cuda=True) for n in (64, 96, 128)]
     assert sizes[2] - sizes[1] == pytest.approx(sizes[1] - sizes[0], rel=0.03)
+
+
+def test_large_images_count_on_the_cpu_and_not_on_the_device(plan):
+    small = with_network(plan, (16, 16, 16), 0.25)
+    for cuda, grows in ((False, True), (True, False)):
+        with_images, without = (
+            estimate_memory(small, limit=0, cuda=cuda, native_voxels=voxels)
+            for voxels in (512**3, 0)
+        )
+        assert with_images.training == without.training
+        assert (with_images.prediction > without.prediction + 512**3) is grows
+        assert (with_images.instance_optimisation > without.instance_optimisation) is grows
 
 
 def test_workspace_counts_blocks_of_channels():

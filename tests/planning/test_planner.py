@@ -76,7 +76,7 @@ def test_the_cpu_plan_is_small_and_fits(brains_cpu):
 
 @pytest.mark.parametrize(("optimising", "training"), [(3000, 1000), (1000, 3000)])
 def test_neither_training_nor_optimisation_exceeds_the_limit(monkeypatch, optimising, training):
-    def optimisation_bytes(plan, *, cuda):
+    def optimisation_bytes(plan, *, cuda, native_voxels=0):
         return optimising * math.prod(plan.grid.shape)
 
     def training_bytes(plan, *, cuda):
@@ -84,7 +84,7 @@ def test_neither_training_nor_optimisation_exceeds_the_limit(monkeypatch, optimi
 
     monkeypatch.setattr(rules, "instance_optimisation_bytes", optimisation_bytes)
     monkeypatch.setattr(rules, "training_bytes", training_bytes)
-    monkeypatch.setattr(rules, "estimate_memory", lambda plan, limit, cuda: plan.memory)
+    monkeypatch.setattr(rules, "estimate_memory", lambda plan, **facts: plan.memory)
     limit = 8 * 10**9
     budget = dataclasses.replace(get_budget("80gb"), memory_bytes=limit)
     plan = plan_from_fingerprint(fingerprint(), budget)

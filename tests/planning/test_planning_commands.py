@@ -109,6 +109,30 @@ def test_without_a_plan_nothing_is_prepared(tmp_path, capsys):
 def test_an_unknown_configuration_is_met_with_a_guess(planned, capsys):
     error = fails(main_preprocess, ["--config", "defualt", *folders(planned)], capsys)
     assert 'did you mean "default"' in error
+    error = fails(main_preprocess, ["--config", "nope", *folders(planned)], capsys)
+    assert "known: default" in error
+
+
+@pytest.mark.parametrize("command", [main_plan, main_preprocess, main_plan_and_preprocess])
+def test_an_impossible_configuration_name_stops_before_any_work(tmp_path, command, capsys):
+    native(tmp_path / "raw" / NAME)
+    for name in (".", "..", "a/b"):
+        error = fails(command, ["--config", name, *folders(tmp_path)], capsys)
+        assert f'"{name}" (--config): a configuration names a folder' in error
+    assert not (tmp_path / "preprocessed").exists()
+
+
+def test_a_new_configuration_is_announced(planned, capsys):
+    flags = ["-d", "7", "--budget", "cpu", "--config", "second", *folders(planned)]
+    assert main_plan(flags) == 0
+    assert 'Note: the configuration "second" is new, beside default' in capsys.readouterr().out
+    assert main_plan(flags) == 0
+    assert "is new" not in capsys.readouterr().out
+
+
+def test_an_unknown_device_is_refused(planned, capsys):
+    error = fails(main_preprocess, ["--device", "tpu", *folders(planned)], capsys)
+    assert "--device tpu: unknown" in error
 
 
 def test_several_data_sets_are_listed_to_choose_from(tmp_path, capsys):

@@ -1,11 +1,12 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fingerprints import small_plan
 
 from autoreg.errors import PlanError
 from autoreg.plan import AlignmentPlan
-from autoreg.planning.plans_file import configuration_names, load_plan, write_plans
+from autoreg.planning.plans_file import load_plan, write_plans
 
 
 @pytest.fixture
@@ -19,6 +20,10 @@ def edit(path, change):
     data = json.loads(path.read_text())
     change(data)
     path.write_text(json.dumps(data, indent=1))
+
+
+def names(path):
+    return tuple(json.loads(path.read_text())["configurations"])
 
 
 def add(path, name, content):
@@ -95,8 +100,31 @@ def test_one_broken_configuration_does_not_spoil_the_others(path):
 def test_unknown_configurations_and_files_say_what_to_do(path, tmp_path):
     with pytest.raises(PlanError, match=r'no configuration "deflaut".*did you mean "default"'):
         load_plan(path, "deflaut")
+    with pytest.raises(PlanError, match=r'no configuration "nope"; known: default'):
+        load_plan(path, "nope")
     with pytest.raises(PlanError, match="no such file; run autoreg_plan"):
         load_plan(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("name", [".", "..", "a/b", "a\\b", "", " a", ".a", "plans.json"])
+def test_a_name_that_cannot_be_a_folders_is_refused(path, name):
+    """The folder of a configuration "." would be that of plans.json itself."""
+    add(path, name, {"inherits_from": "default"})
+    before = path.read_text()
+    with pytest.raises(PlanError, match="configuration name"):
+        load_plan(path, name)
+    with pytest.raises(PlanError, match="configuration name"):
+        write_plans(path, small_plan(name), "digest")
+    assert path.read_text() == before
+
+
+def test_commands_that_plan_at_the_same_time_lose_nothing(tmp_path):
+    path = tmp_path / "data" / "plans.json"
+    wanted = [f"c{number}" for number in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(lambda name: write_plans(path, small_plan(name), "digest"), wanted))
+    assert sorted(names(path)) == sorted(wanted)
+    assert [file.name for file in path.parent.iterdir()] == ["plans.json"]
 
 
 def test_a_syntax_error_is_named_with_its_line_and_the_file_stays(path):
@@ -122,11 +150,12 @@ def test_configurations_that_people_added_survive(path):
     assert write_plans(path, small_plan(epochs=90), "digest 2") == ()
     assert load_plan(path).training.epochs == 90
     assert load_plan(path, "long").training.epochs == 200
-    assert configuration_names(path) == ("default", "long")
+    assert names(path) == ("default", "long")
 
 
 def test_another_planned_configuration_stands_beside(path):
-    write_plans(path, small_plan("large", epochs=5), "digest")
+    messages = write_plans(path, small_plan("large", epochs=5), "digest")
+    assert messages == ('the configuration "large" is new, beside default',)
     assert load_plan(path).training.epochs == 80
     assert load_plan(path, "large").training.epochs == 5
     assert write_plans(path, small_plan(epochs=81), "digest") == ()
@@ -148,13 +177,13 @@ def test_every_edit_is_kept_once(path):
     edit(path, lambda d: d["configurations"]["default"]["training"].update(epochs=33))
     (message,) = write_plans(path, small_plan(), "digest")
     assert 'already kept as "default_edited_1"' in message
-    assert len(configuration_names(path)) == 3
+    assert len(names(path)) == 3
 
 
 def test_other_white_space_is_no_edit(path):
     path.write_text(json.dumps(json.loads(path.read_text())))
     assert write_plans(path, small_plan(epochs=90), "digest") == ()
-    assert configuration_names(path) == ("default",)
+    assert names(path) == ("default",)
 
 
 def test_the_planner_never_replaces_what_it_did_not_write(path):

@@ -3,12 +3,14 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from fingerprints import small_plan
 from raw_datasets import blob, native, write_array, write_json
 
 from autoreg.errors import DataError, PlanError
 from autoreg.io.dataset import read_dataset
 from autoreg.plan import AlignmentPlan, GridPlan, IntensityPlan
+from autoreg.planning import preprocess as preprocessing
 from autoreg.planning.prepared import (
     corresponding_landmarks,
     list_prepared,
@@ -158,7 +160,7 @@ def test_a_removed_label_map_is_forgotten(raw):
     report = run(raw)
     assert report.prepared == ("a",)
     assert load_prepared(report.folder, "a").labels is None
-    assert not (report.folder / "a_labels.npy").exists()
+    assert not (report.folder / "a.labels.npy").exists()
 
 
 def test_a_touched_file_redoes_nothing(raw):
@@ -187,9 +189,9 @@ def test_a_vanished_case_is_removed(raw):
 def test_a_damaged_case_is_made_again(raw, damage):
     folder = run(raw).folder
     if damage == "missing":
-        (folder / "b.npy").unlink()
+        (folder / "b.image.npy").unlink()
     elif damage == "short":
-        (folder / "b.npy").write_bytes(b"short")
+        (folder / "b.image.npy").write_bytes(b"short")
     elif damage == "no record":
         (folder / "b.json").unlink()
     else:
@@ -228,6 +230,43 @@ def test_overwrite_prepares_everything_again(raw):
     assert run(raw, overwrite=True).prepared == CASES
 
 
+@pytest.mark.parametrize("name", [".", "..", "a/b"])
+def test_a_configuration_that_is_no_folder_of_its_own_removes_nothing(raw, name):
+    other = run(raw).folder.parent / "plans.json"
+    other.write_text("{}")
+    with pytest.raises(PlanError, match="configuration name"):
+        run(raw, plan_of(configuration=name))
+    assert other.exists()
+
+
+def test_names_of_cases_may_look_like_files_of_other_cases(raw):
+    images = raw / "imagesTr"
+    for name in ("a_labels", "a.labels", "a.mask", "a.image"):
+        write_array(images / f"{name}_0000.nii.gz", blob(seed=len(name)))
+        write_array(raw / "labelsTr" / f"{name}.nii.gz", np.full((12, 10, 8), 7, np.uint8))
+    folder = run(raw).folder
+    assert run(raw).prepared == ()
+    case = load_prepared(folder, "a")
+    assert case.image.shape == (1, 12, 10, 8)
+    assert set(np.unique(case.labels)) == {0, 2}
+    for name in ("a_labels", "a.labels", "a.mask", "a.image"):
+        assert load_prepared(folder, name).image.shape == (1, 12, 10, 8)
+        assert set(np.unique(load_prepared(folder, name).labels)) == {7}
+
+
+def test_the_device_samples_the_images(raw, monkeypatch):
+    """Torch's "meta" device computes nothing, so that arriving there is an error."""
+    with pytest.raises(DataError, match=r'case "a": .*meta'):
+        run(raw, device="meta")
+    monkeypatch.setattr(preprocessing, "prepare", raise_out_of_memory)
+    with pytest.raises(DataError, match='case "a": out of memory on cpu; use fewer --workers'):
+        run(raw)
+
+
+def raise_out_of_memory(*args, **kwargs):
+    raise torch.OutOfMemoryError
+
+
 # which cases, and reading them
 
 
@@ -243,8 +282,8 @@ def test_an_unprepared_case_says_what_to_run(tmp_path):
 
 def test_a_truncated_array_is_not_read(raw):
     folder = run(raw).folder
-    (folder / "b.npy").write_bytes(b"short")
-    with pytest.raises(DataError, match=r"b\.npy: 5 bytes found, \d+ expected"):
+    (folder / "b.image.npy").write_bytes(b"short")
+    with pytest.raises(DataError, match=r"b\.image\.npy: 5 bytes found, \d+ expected"):
         load_prepared(folder, "b")
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -7,15 +8,17 @@ from fingerprints import case, fingerprint
 from autoreg.errors import PlanError
 from autoreg.plan import AlignmentPlan
 from autoreg.planning.rules_grid import (
-    FieldOfView,
-    alignment_plan,
-    choose_alignment,
     choose_antialias,
     choose_levels,
     choose_shape,
+    grid_spacing,
+)
+from autoreg.planning.rules_view import (
+    FieldOfView,
+    alignment_plan,
+    choose_alignment,
     displacement_mm,
     field_of_view,
-    grid_spacing,
 )
 
 CUBE = (175, 175, 175)
@@ -201,3 +204,12 @@ def test_displacement_is_that_after_the_alignment():
     data = fingerprint(displacement=8.0, world_displacement=30.0)
     assert displacement_mm(data, "centres") == 8.0
     assert displacement_mm(data, "world") == 30.0
+
+
+@pytest.mark.parametrize(("orientation", "side"), [("SPL", 1.0), ("IPL", -1.0)])
+def test_an_off_centre_foreground_is_found_in_any_orientation(orientation, side):
+    one = case("a", (100,) * 3, orientation=orientation, extent=(90.0, 90.0, 50.0))
+    box = ((50, 99), *one.foreground_box[1:])
+    shifted = dataclasses.replace(one, foreground_box=box)
+    view = field_of_view(fingerprint([shifted, shifted]), "world")
+    assert view.centre_mm == pytest.approx((0.0, 0.0, side * 25.0))

@@ -69,6 +69,18 @@ def test_a_damaged_image_is_told(tmp_path, damage, found):
     assert found in problem.found
 
 
+@pytest.mark.parametrize("shape", [(1, 20, 20), (20, 3, 20)])
+def test_an_image_of_a_few_slices_is_told(tmp_path, shape):
+    native(tmp_path)
+    path = tmp_path / "imagesTr" / "b_0000.nii.gz"
+    write_array(path, blob(shape))
+    problem = only_problem(tmp_path)
+    assert problem.file == str(path)
+    assert f"{shape} voxels along (d, h, w), too thin" in problem.found
+    assert problem.expected == "at least 4 voxels along every axis"
+    assert "2-D is not supported" in problem.remedy
+
+
 def test_an_unreadable_image_is_told(tmp_path):
     native(tmp_path)
     path = tmp_path / "imagesTr" / "b_0000.nii.gz"
@@ -142,6 +154,19 @@ def test_a_missing_header_is_told(tmp_path):
     assert "expected 'x,y,z'" in only_problem(tmp_path).found
 
 
+@pytest.mark.parametrize("header", ["X;Y;Z", "a,b,c", "x,y", "x,y,z,name"])
+def test_a_wrong_header_is_told_once_with_its_remedy(tmp_path, header):
+    native(tmp_path)
+    path = tmp_path / "landmarksTr" / "a.csv"
+    write_points(path, ["1;2;3", "4;5;6"])
+    path.write_text(path.read_text().replace("x,y,z", header))
+    problem = only_problem(tmp_path)
+    assert problem.file == str(path)
+    assert f"the first line is '{header}'" in problem.found
+    assert problem.expected == "the header x,y,z and one point per line"
+    assert "separate the numbers by commas" in problem.remedy
+
+
 def test_points_outside_the_image_are_told(tmp_path):
     native(tmp_path)
     write_points(tmp_path / "landmarksTr" / "a.csv", ["1,2,3", "-1,-2,3", "7,9,11", "8,2,3"])
@@ -206,7 +231,7 @@ def test_equal_problems_are_told_once_for_all_files(tmp_path):
     native(tmp_path, cases=[f"c{number:02d}" for number in range(25)])
     for number in range(24):
         write_array(
-            tmp_path / "imagesTr" / f"c{number:02d}_0000.nii.gz", np.zeros((2, 2, 2), np.float32)
+            tmp_path / "imagesTr" / f"c{number:02d}_0000.nii.gz", np.zeros((4, 4, 4), np.float32)
         )
     with pytest.raises(DataError) as error:
         require_valid(tmp_path, workers=1)

@@ -107,6 +107,23 @@ def test_each_mask_counts_for_its_image(masked):
     assert found.loss_before.similarity == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["vanilla", "none"])
+def test_registration_is_float32_whoever_asks(mode):
+    fixed, moving = prepared_pair()
+    network = small_network()
+    seen = []
+
+    def look(*_):
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+
+    network.get_submodule("netPsi.net.lastConv").register_forward_pre_hook(look)
+    before = torch.backends.cudnn.allow_tf32
+    assert before  # torch's default
+    register(network, example_plan(), fixed, moving, replace(VANILLA, mode=mode))
+    assert set(seen) == {(False, False)}
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_images_prepared_on_different_grids_are_refused():
     fixed, moving = prepared_pair()
     with pytest.raises(GeometryError, match="prepared differently"):

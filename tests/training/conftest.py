@@ -1,12 +1,13 @@
 """A tiny prepared data set: blobs at different places, with labels and landmarks."""
 
 import dataclasses
+import logging
 
 import numpy as np
 import pytest
 
 from autoreg.io.cases import Pair
-from autoreg.io.records import save_record
+from autoreg.io.records import load_record, save_record
 from autoreg.plan import (
     PLAN_FORMAT,
     AlignmentPlan,
@@ -121,6 +122,17 @@ class Blobs:
             "--no-progress", "--device", "cpu", "--workers", "0",
         ]  # fmt: skip
 
+    def add_mask(self, name, low):
+        """A cube from index `low` to 12 along each axis."""
+        mask = np.zeros((SIZE, SIZE, SIZE), dtype=bool)
+        mask[low:12, low:12, low:12] = True
+        file = array_names(name)["mask"]
+        np.save(self.folder / file, mask)
+        path = record_path(self.folder, name)
+        record = load_record(PreparedRecord, path)
+        files = {**record.files, file: (self.folder / file).stat().st_size}
+        save_record(dataclasses.replace(record, files=files), path)
+
 
 def build_blobs(root, cases=4, validation_pairs=None, **training):
     blobs = Blobs(root, build_plan(**training))
@@ -133,6 +145,13 @@ def build_blobs(root, cases=4, validation_pairs=None, **training):
     record = DatasetPairs(PAIRS_FORMAT, DATASET, "inter_subject", names, None, validation_pairs)
     save_record(record, blobs.preprocessed / DATASET / PAIRS_NAME)
     return blobs
+
+
+@pytest.fixture(autouse=True)
+def _quiet_root_logger():
+    before = list(logging.getLogger().handlers)
+    yield
+    logging.getLogger().handlers = before
 
 
 @pytest.fixture

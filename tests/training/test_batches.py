@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from batchgenerators.transforms.abstract_transforms import AbstractTransform
 
 from autoreg.errors import DataError
@@ -51,7 +52,9 @@ def test_an_epoch_is_drawn_with_replacement_from_all_pairs():
     assert len(counts) == 12
     assert min(counts.values()) > 140
     assert max(counts.values()) < 260
-    assert len({key for batch in batches for key, _ in batch}) == 2400
+    keys = {key for batch in batches for key, _ in batch}
+    # Neither do two pairs share random numbers, nor does one with the choice of the pairs.
+    assert len({np.random.default_rng(key).random() for key in [(3, 0), *keys]}) == 2401
 
 
 def test_draws_follow_seed_and_epoch():
@@ -91,16 +94,32 @@ def test_images_are_the_prepared_ones(make_blobs):
     blobs = make_blobs()
     pairs, fixed, moving = fetch(blobs, Draws([Pair("case2", "case0")], 1, 1, 0), 0, range(1))[0]
     assert pairs == (Pair("case2", "case0"),)
-    np.testing.assert_array_equal(fixed[0], np.load(blobs.folder / "case2.npy"))
-    np.testing.assert_array_equal(moving[0], np.load(blobs.folder / "case0.npy"))
+    np.testing.assert_array_equal(fixed[0], np.load(blobs.folder / "case2.image.npy"))
+    np.testing.assert_array_equal(moving[0], np.load(blobs.folder / "case0.image.npy"))
+
+
+def test_masks_come_along_where_cases_have_them(make_blobs):
+    blobs = make_blobs()
+    blobs.add_mask("case1", 3)
+    pairs = [Pair("case0", "case1"), Pair("case1", "case2")]
+    draws = Draws(pairs, 8, 8, 0)
+    with open_batches(blobs.folder, draws, Unchanged(), range(1), 0) as batches:
+        batch = next(batches)
+    assert set(batch.pairs) == set(pairs)
+    mask = torch.from_numpy(np.load(blobs.folder / "case1.mask.npy"))
+    for pair, fixed, moving in zip(batch.pairs, batch.fixed_mask, batch.moving_mask, strict=True):
+        assert torch.equal(fixed[0], mask if pair.fixed == "case1" else torch.ones_like(mask))
+        assert torch.equal(moving[0], mask if pair.moving == "case1" else torch.ones_like(mask))
+    with open_batches(blobs.folder, Draws(pairs[1:], 1, 1, 0), Unchanged(), range(1), 0) as batches:
+        assert next(batches).moving_mask is None
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loading_error_names_case_and_cause(make_blobs, workers):
     blobs = make_blobs()
-    (blobs.folder / "case1.npy").write_bytes(b"short")
+    (blobs.folder / "case1.image.npy").write_bytes(b"short")
     draws = Draws([Pair("case0", "case1")], 4, 1, 0)
-    with pytest.raises(DataError, match=r'moving case "case1".*case1\.npy: 5 bytes found'):
+    with pytest.raises(DataError, match=r'moving case "case1".*case1\.image\.npy: 5 bytes found'):
         fetch(blobs, draws, workers, range(1))
     assert not multiprocessing.active_children()
 

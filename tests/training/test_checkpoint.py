@@ -8,14 +8,16 @@ from autoreg.io.records import save_record
 from autoreg.networks.factory import build_network
 from autoreg.plan import IntensityPlan
 from autoreg.training.checkpoint import (
-    PLAN_FILE,
     Checkpoint,
     ResumeState,
+    load_checkpoint,
+    save_checkpoint,
+)
+from autoreg.training.model_folder import (
+    PLAN_FILE,
     checkpoint_path,
     find_checkpoint,
-    load_checkpoint,
     load_network,
-    save_checkpoint,
 )
 from autoreg.training.progress import EpochRecord, ValidationSummary
 
@@ -64,9 +66,10 @@ class Foreign:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"nothing of the kind", "cannot be read as a checkpoint"),
-        (b"", "cannot be read as a checkpoint"),
-        ({"weights": Foreign()}, "cannot be read as a checkpoint"),
+        (b"nothing of the kind", "not a file of .*weights written by torch.save"),
+        (b"", "not a file of weights written by torch.save"),
+        (b"hello", "not a file of .*weights written by torch.save"),
+        ({"weights": Foreign()}, "not a file of plain weights"),
         ({"layer.weight": torch.ones(1)}, "not an autoreg checkpoint.*autoreg_import_weights"),
         ({"format": 99}, "checkpoint format 99.*reads format 1"),
     ],
@@ -80,13 +83,14 @@ def test_other_files_are_refused(tmp_path, content, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(path)
     assert str(path) in str(caught.value)
+    assert "weights_only" not in str(caught.value)
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path, plan):
     path = tmp_path / "c.pt"
     save_checkpoint(path, make_checkpoint(plan))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+    with pytest.raises(CheckpointError, match="not a file of weights written by"):
         load_checkpoint(path)
 
 

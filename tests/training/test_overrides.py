@@ -38,6 +38,14 @@ def test_a_shorter_training_keeps_its_proportions(long_plan, caplog):
     assert "training.shallow_epochs moves to 4" in caplog.text
 
 
+@pytest.mark.parametrize("epochs", range(1, 12))
+def test_the_last_level_is_trained_however_few_epochs_there_are(long_plan, epochs):
+    planned = dataclasses.replace(long_plan.training, shallow_epochs=64)
+    plan = dataclasses.replace(long_plan, training=planned)
+    training = override(plan, Overrides(epochs=epochs), pretrained=False).training
+    assert training.shallow_epochs < epochs
+
+
 def test_what_is_given_is_not_moved(long_plan):
     flags = Overrides(epochs=8, shallow_epochs=0, augmentation_from=80)
     training = override(long_plan, flags, pretrained=False).training

@@ -11,7 +11,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from autoreg.errors import AutoregError, DataError
-from autoreg.planning.machine import cpu_count, memory_available_bytes
+from autoreg.machine import cpu_count, memory_available_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,16 @@ def map_cases(
             yield item
 
 
+def worker_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes of one thread each, for those who collect the results of cases by themselves."""
+    return ProcessPoolExecutor(
+        max_workers=workers,
+        # Forking a process that has run torch, CUDA or ITK threads can hang; spawning cannot.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+    )
+
+
 def _in_process(
     function: Callable[[T], R], tasks: Sequence[tuple[str, T]]
 ) -> Iterator[tuple[str, R]]:
@@ -94,12 +104,7 @@ def _in_process(
 def _in_pool(
     function: Callable[[T], R], tasks: Sequence[tuple[str, T]], workers: int
 ) -> Iterator[tuple[str, R]]:
-    pool = ProcessPoolExecutor(
-        max_workers=workers,
-        # Forking a process that has run torch or ITK threads can hang; spawning cannot.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-    )
+    pool = worker_pool(workers)
     futures: dict[Future[R], str] = {}
     try:
         futures = {pool.submit(function, task): case for case, task in tasks}

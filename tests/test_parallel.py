@@ -3,9 +3,9 @@ import signal
 
 import pytest
 
+from autoreg import parallel
 from autoreg.errors import DataError
-from autoreg.planning import parallel
-from autoreg.planning.parallel import choose_workers, map_cases
+from autoreg.parallel import choose_workers, map_cases
 
 GIB = 2**30
 

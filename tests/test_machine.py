@@ -1,6 +1,6 @@
 import pytest
 
-from autoreg.planning import machine
+from autoreg import machine
 
 GIB = 2**30
 

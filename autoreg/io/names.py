@@ -1,0 +1,36 @@
+"""Names that users give: of folders to be made, and of data sets that they mean."""
+
+import re
+from collections.abc import Iterable
+
+_NUMBERED = re.compile(r"Dataset(\d+)_(.+)")
+
+
+def folder_name_problem(name: str, what: str) -> str | None:
+    """Why a name cannot be a folder's, or None if it can.
+
+    Args:
+        name: As the user wrote it.
+        what: What it names, for the message: "a case", "a configuration".
+    """
+    if not name or name != name.strip():
+        return f"{what} needs a name without spaces at its ends"
+    if re.search(r'[/\\:*?"<>|\x00-\x1f]', name) or name.startswith("."):
+        return f'{what} names a folder: no / \\ : * ? " < > | and no leading dot'
+    return None
+
+
+def matching_names(names: Iterable[str], id_or_name: str) -> tuple[str, ...]:
+    """The data sets that a user means.
+
+    Args:
+        names: Of folders, as Dataset001_Brains.
+        id_or_name: The whole name, which wins; else the number (1 and 001 are the same) or the
+            name without it (Brains).
+    """
+    names = tuple(names)
+    if id_or_name in names:
+        return (id_or_name,)
+    number = int(id_or_name) if id_or_name.isdecimal() else None
+    numbered = ((name, _NUMBERED.fullmatch(name)) for name in names)
+    return tuple(n for n, m in numbered if m and (int(m[1]) == number or m[2] == id_or_name))

@@ -1,0 +1,202 @@
+"""The folder of one predicted pair: its file names, and the record result.json.
+
+Prediction writes it, evaluation reads it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoreg.errors import DataError
+from autoreg.io.cases import LandmarkFrame
+from autoreg.io.records import from_plain, load_json
+
+RESULT_FORMAT = 2
+
+RESULT_FILE = "result.json"
+DISPLACEMENT_FILE = "displacement.nii.gz"
+INVERSE_FILE = "inverse_displacement.nii.gz"
+WARPED_FILE = "warped.nii.gz"
+WARPED_LABELS_FILE = "warped_labels.nii.gz"
+WARPED_LANDMARKS_FILE = "warped_landmarks.csv"
+TRACE_FILE = "trace.csv"
+# There from the start of a prediction until result.json is; then, why it failed.
+UNFINISHED_FILE = "unfinished.txt"
+
+
+def warped_files(channels: int) -> tuple[str, ...]:
+    """Names of the warped image's files: one for one channel, numbered ones for several."""
+    if channels == 1:
+        return (WARPED_FILE,)
+    stem, _, ending = WARPED_FILE.partition(".")
+    return tuple(f"{stem}_{channel:04d}.{ending}" for channel in range(channels))
+
+
+@dataclass(frozen=True)
+class InputsRecord:
+    """The files of the pair, as absolute paths.
+
+    Attributes:
+        fixed: One file for each channel.
+        moving: One file for each channel.
+        fixed_labels: Or null; likewise the others.
+        moving_labels: See `fixed_labels`.
+        fixed_mask: See `fixed_labels`.
+        moving_mask: See `fixed_labels`.
+        fixed_landmarks: See `fixed_labels`.
+        moving_landmarks: See `fixed_labels`.
+        landmark_frame: What the landmark files hold: "lps_mm", or "voxels" (Learn2Reg).
+    """
+
+    fixed: tuple[str, ...]
+    moving: tuple[str, ...]
+    fixed_labels: str | None
+    moving_labels: str | None
+    fixed_mask: str | None
+    moving_mask: str | None
+    fixed_landmarks: str | None
+    moving_landmarks: str | None
+    landmark_frame: LandmarkFrame
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """The weights that were used.
+
+    Attributes:
+        folder: Model folder.
+        checkpoint: The checkpoint file.
+    """
+
+    folder: str
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class LossRecord:
+    """A loss on the plan's grid.
+
+    Attributes:
+        similarity: Sum over both directions.
+        regularity: Without its weight.
+        total: similarity + weight * regularity.
+    """
+
+    similarity: float
+    regularity: float
+    total: float
+
+
+@dataclass(frozen=True)
+class OptimisationRecord:
+    """What instance optimisation did; trace.csv has the steps.
+
+    Attributes:
+        mode: "gradient_projection", "vanilla" or "none".
+        steps: Steps taken.
+        conflicts: Steps in which the two gradients pointed against each other.
+        mean_cosine: Mean cosine of the two gradients; null where they were not taken apart.
+        stopped: "steps" or "flat" (the loss no longer fell); null without steps.
+    """
+
+    mode: str
+    steps: int
+    conflicts: int
+    mean_cosine: float | None
+    stopped: str | None
+
+
+@dataclass(frozen=True)
+class FieldRecord:
+    """The exported displacement.
+
+    Attributes:
+        mean_mm: Mean length of the displacement, the initial alignment included.
+        maximum_mm: Largest length.
+        jacobian_minimum: Smallest determinant of the deformation relative to the initial
+            alignment, on the fixed grid by central differences.
+        folded_percent: Share of the cells of the network's grid that are turned inside out at one
+            of their corners; stricter than central differences, which miss narrow folds.
+        inverse_residual_mean_mm: Mean distance between T(inverse(q)) and q over the voxels q of
+            the moving grid at which an inverse exists; null where it exists nowhere.
+        inverse_residual_maximum_mm: Largest such distance.
+        inverse_missing_percent: Share of the moving grid's voxels without an inverse, because the
+            transform folds there; the file holds the best point found.
+    """
+
+    mean_mm: float
+    maximum_mm: float
+    jacobian_minimum: float
+    folded_percent: float
+    inverse_residual_mean_mm: float | None
+    inverse_residual_maximum_mm: float | None
+    inverse_missing_percent: float
+
+
+@dataclass(frozen=True)
+class SecondsRecord:
+    """Wall-clock seconds of each stage."""
+
+    read: float
+    register: float
+    export: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that is known of one predicted pair.
+
+    Attributes:
+        format: Version of this record.
+        case: Name of the pair, and of its folder.
+        request: SHA-256 of inputs, weights, plan and options; `--continue` compares it.
+        inputs: The files of the pair.
+        model: The weights.
+        device: Where it was computed.
+        versions: Of autoreg and what it stands on.
+        seconds: Whole time spent on the pair.
+        stages: Its parts.
+        loss_before: Loss of the network as it was trained, on the plan's grid; null without
+            instance optimisation.
+        loss_after: Loss after instance optimisation; likewise.
+        optimisation: Instance optimisation.
+        field: The exported displacement.
+        outside_value: What each channel of the warped image holds where the moving image ends.
+        label_names: Structures by name, as the plan knows them.
+        files: Size in bytes of every file written beside this one.
+        warnings: What a reader should know before trusting the result.
+    """
+
+    format: int
+    case: str
+    request: str
+    inputs: InputsRecord
+    model: ModelRecord
+    device: str
+    versions: dict[str, str]
+    seconds: float
+    stages: SecondsRecord
+    loss_before: LossRecord | None
+    loss_after: LossRecord | None
+    optimisation: OptimisationRecord
+    field: FieldRecord
+    outside_value: tuple[float, ...]
+    label_names: dict[str, int]
+    files: dict[str, int]
+    warnings: tuple[str, ...]
+
+
+def read_result(folder: Path) -> Result:
+    """Read the result.json of a pair's folder.
+
+    Raises:
+        DataError: if it is missing, damaged or of another format.
+    """
+    path = folder / RESULT_FILE
+    data = load_json(path, DataError)
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != RESULT_FORMAT:
+        raise DataError(
+            f"{path}: a record of format {found}, expected {RESULT_FORMAT}; predict the pair again "
+            "with this version of autoreg"
+        )
+    return from_plain(Result, data, str(path), DataError)
