@@ -24,6 +24,7 @@ from autoreg.inference.export import (
 )
 from autoreg.inference.pairs import find_pairs
 from autoreg.inference.pairs_file import PairFiles
+from autoreg.inference.placement import placement_notes
 from autoreg.inference.predictor import Prediction, Predictor
 from autoreg.inference.request import PredictRequest, Report
 from autoreg.inference.result import inputs_record, is_complete, request_digest, versions
@@ -175,7 +176,10 @@ class _Worker:
             outside_value=prediction.outside,
             label_names=self.predictor.plan.labels,
             files=files,
-            warnings=_warnings(prediction, field, outside_note(carried, pair, fixed.geometry)),
+            warnings=(
+                *placement_notes(fixed, moving, self.predictor.plan),
+                *_warnings(prediction, field, outside_note(carried, pair, fixed.geometry)),
+            ),
         )
 
     def _register(

@@ -116,6 +116,12 @@ def _named_pair(case: str, files: dict[str, list[Path]], problems: list[str]) ->
         if len(paths) > 1 and not (all(numbered) and len(set(stems)) == len(stems)):
             names = ", ".join(path.name for path in paths)
             problems.append(f'  case "{case}": found {names} for {what}; keep one of them')
+        elif all(numbered) and [int(stem[-4:]) for stem in stems] != list(range(len(stems))):
+            names = ", ".join(path.name for path in paths)
+            problems.append(
+                f'  case "{case}": found {names}; expected the channels of an image numbered from '
+                "0000 without a gap"
+            )
 
     def one(what: str) -> Path | None:
         return files[what][0].absolute() if what in files else None

@@ -32,10 +32,10 @@ def local_correlation(
     """
     if mask is not None and not bool((as_tensor(mask, torch.bool)).any()):
         return [float("nan")] * len(candidates)
-    target = as_tensor(fixed, torch.float32)
-    region = None if mask is None else as_tensor(mask, torch.bool).to(target.device)[None, None]
-    loss = LNCC(sigma=sigma_vox).bind(_scaled(target, _ranges(target))[None], region)
-    tensors = [as_tensor(image, torch.float32).to(target.device) for image in candidates]
+    reference = as_tensor(fixed, torch.float32)
+    region = None if mask is None else as_tensor(mask, torch.bool).to(reference.device)[None, None]
+    loss = LNCC(sigma=sigma_vox).bind(_scaled(reference, _ranges(reference))[None], region)
+    tensors = [as_tensor(image, torch.float32).to(reference.device) for image in candidates]
     return [1 - float(loss(_scaled(image, _ranges(tensors[0]))[None])) for image in tensors]
 
 

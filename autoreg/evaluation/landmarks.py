@@ -24,13 +24,13 @@ def tre_mm(mapped_mm: Array, moving_mm: Array) -> FloatArray:
     Raises:
         DataError: if the numbers of landmarks differ.
     """
-    mapped, target = np.asarray(as_numpy(mapped_mm)), np.asarray(as_numpy(moving_mm))
-    if mapped.shape != target.shape or mapped.ndim != 2 or mapped.shape[1] != 3:
+    mapped, moving = np.asarray(as_numpy(mapped_mm)), np.asarray(as_numpy(moving_mm))
+    if mapped.shape != moving.shape or mapped.ndim != 2 or mapped.shape[1] != 3:
         raise DataError(
             f"landmarks come in pairs (N, 3), row by row; found {mapped.shape} mapped and "
-            f"{target.shape} moving ones"
+            f"{moving.shape} moving ones"
         )
-    gap: FloatArray = np.linalg.norm(mapped.astype(np.float64) - target, axis=1)
+    gap: FloatArray = np.linalg.norm(mapped.astype(np.float64) - moving, axis=1)
     return gap
 
 

@@ -42,7 +42,7 @@ def resample_volume(
     """
     beyond = _outside_values(moving, outside)
     mode: Mode = "linear" if moving.kind == "intensity" else "nearest"
-    source = torch.from_numpy(_known_to_torch(moving))[None]
+    image = torch.from_numpy(_known_to_torch(moving))[None]
     shape = np.array(moving.geometry.shape)
     result = np.empty((moving.array.shape[0], *reference.shape), dtype=moving.array.dtype)
     for layers, points in slab_points(reference):
@@ -50,7 +50,7 @@ def resample_volume(
         index = moving.geometry.to_index(mapped)
         inside = ((index >= -0.5) & (index < shape - 0.5)).all(axis=1)
         where = to_batch(index).float() if mode == "linear" else to_batch(index)
-        values = sample_at_index(source, where, "border", mode)[0]
+        values = sample_at_index(image, where, "border", mode)[0]
         piece = values.flatten(1).numpy()
         piece = np.where(inside, piece, beyond.astype(piece.dtype))
         result[:, layers] = piece.reshape(piece.shape[0], -1, *reference.shape[1:])

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from autoreg.errors import AutoregError, PlanError
-from autoreg.errors import did_you_mean as did_you_mean  # re-exported
+from autoreg.errors import AutoregError, PlanError, did_you_mean
 from autoreg.io.atomic import write_text_atomic
 
 T = TypeVar("T")

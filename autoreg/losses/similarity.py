@@ -162,11 +162,13 @@ class MIND(Similarity):
         fixed = at_least_float32(fixed)
         window = box_window(fixed, 2 * self.radius + 1, "replicate")
         average = bind_average(fixed, mask)
-        target = self._descriptors(fixed, window)
+        of_fixed = self._descriptors(fixed, window)
 
         def loss(warped: Tensor) -> Tensor:
             _require_same_shape(warped, fixed)
-            return average((self._descriptors(at_least_float32(warped), window) - target).square())
+            return average(
+                (self._descriptors(at_least_float32(warped), window) - of_fixed).square()
+            )
 
         return loss
 

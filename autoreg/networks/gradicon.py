@@ -89,11 +89,11 @@ class GradICON(RegistrationNetwork):
     def _chain(self, moving: Sequence[Tensor], fixed: Sequence[Tensor]) -> FieldChain:
         chain = FieldChain(())
         for prefix, halvings in zip(self._prefixes, self._halvings, strict=True):
-            image, target = moving[halvings], fixed[halvings]
+            warped, onto = moving[halvings], fixed[halvings]
             if chain.fields:
-                image = sample_at_unit(image, chain.dense(image.shape[2:]), "border")
+                warped = sample_at_unit(warped, chain.dense(warped.shape[2:]), "border")
             unet = self.get_submodule(prefix.removesuffix("."))
-            chain = chain.prepended(unet(image, target))
+            chain = chain.prepended(unet(warped, onto))
         return chain
 
 

@@ -1,6 +1,7 @@
 """The fingerprint of a raw data set: what the planner must know about its images and pairs."""
 
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,32 +53,7 @@ def compute_fingerprint(
         DataError: if a case cannot be read; it names the case.
     """
     pairs = sample_pairs(dataset, SAMPLED_PAIRS, _SEED)
-    sampled = {name for pair in pairs for name in (pair.fixed, pair.moving)}
-    tasks = [
-        (case.name, CaseTask(case, case.name in sampled, not dataset.labels))
-        for case in dataset.training
-    ]
-    channels = len(dataset.fixed_modalities)
-    per_voxel = _BYTES_PER_VOXEL + _BYTES_PER_CHANNEL_VOXEL * channels
-    needed = per_voxel * largest_image_voxels(dataset.training)
-    count = choose_workers(len(tasks), needed, workers)
-    found = dict(map_cases(measure_case, tasks, workers=count, title="cases", progress=progress))
-    pair_tasks = [
-        (
-            f"{pair.fixed} and {pair.moving}",
-            _PairTask(
-                dataset.case(pair.fixed),
-                dataset.case(pair.moving),
-                found[pair.fixed],
-                found[pair.moving],
-            ),
-        )
-        for pair in pairs
-    ]
-    # In this process: the filters use every processor by themselves, and the pairs are few.
-    measured = dict(
-        map_cases(_measure_pair, pair_tasks, workers=1, title="pairs", progress=progress)
-    )
+    found = _measure_cases(dataset, pairs, workers, progress)
     values = sorted({value for result in found.values() for value in result.label_values})
     return Fingerprint(
         format=FINGERPRINT_FORMAT,
@@ -90,7 +66,7 @@ def compute_fingerprint(
         moving_modalities=dataset.moving_modalities,
         labels=dataset.labels or {f"label_{value}": value for value in values},
         cases=tuple(found[case.name].record for case in dataset.training),
-        pairs=tuple(measured[name] for name, _ in pair_tasks),
+        pairs=_measure_pairs(dataset, pairs, found, progress),
     )
 
 
@@ -109,12 +85,49 @@ def sample_pairs(dataset: RawDataset, count: int, seed: int) -> tuple[Pair, ...]
     return tuple(sorted(pairs))
 
 
+def _measure_cases(
+    dataset: RawDataset, pairs: Sequence[Pair], workers: int | None, progress: bool
+) -> dict[str, CaseResult]:
+    """Every training case, by name; those of `pairs` more closely."""
+    sampled = {name for pair in pairs for name in (pair.fixed, pair.moving)}
+    tasks = [
+        (case.name, CaseTask(case, case.name in sampled, not dataset.labels))
+        for case in dataset.training
+    ]
+    channels = len(dataset.fixed_modalities)
+    per_voxel = _BYTES_PER_VOXEL + _BYTES_PER_CHANNEL_VOXEL * channels
+    needed = per_voxel * largest_image_voxels(dataset.training)
+    count = choose_workers(len(tasks), needed, workers)
+    return dict(map_cases(measure_case, tasks, workers=count, title="cases", progress=progress))
+
+
 @dataclass(frozen=True, eq=False)
 class _PairTask:
     fixed: Case
     moving: Case
     fixed_result: CaseResult
     moving_result: CaseResult
+
+
+def _measure_pairs(
+    dataset: RawDataset, pairs: Sequence[Pair], found: Mapping[str, CaseResult], progress: bool
+) -> tuple[PairFingerprint, ...]:
+    """The pairs, in their order, from what was found of their cases."""
+    tasks = [
+        (
+            f"{pair.fixed} and {pair.moving}",
+            _PairTask(
+                dataset.case(pair.fixed),
+                dataset.case(pair.moving),
+                found[pair.fixed],
+                found[pair.moving],
+            ),
+        )
+        for pair in pairs
+    ]
+    # In this process: the filters use every processor by themselves, and the pairs are few.
+    measured = dict(map_cases(_measure_pair, tasks, workers=1, title="pairs", progress=progress))
+    return tuple(measured[name] for name, _ in tasks)
 
 
 def _measure_pair(task: _PairTask) -> PairFingerprint:

@@ -11,6 +11,7 @@ from autoreg.plan import (
     PLAN_FORMAT,
     Fingerprint,
     GridPlan,
+    IntensityPlan,
     MemoryPlan,
     NetworkPlan,
     Plan,
@@ -117,12 +118,9 @@ class _Draft:
         grid, grid_reasons = self._grid(shape)
         network, network_reasons = self._network(grid)
         channels = len(fingerprint.fixed_modalities)
-        workload = Workload(
-            voxels=math.prod(grid.shape),
-            macs=macs_per_voxel(network.level_factors, network.width, channels),
-            pairs=fingerprint.training_pairs,
-        )
-        intensity = choose_intensity(fingerprint)
+        macs = macs_per_voxel(network.level_factors, network.width, channels)
+        workload = Workload(math.prod(grid.shape), macs, fingerprint.training_pairs)
+        intensity, intensity_reasons = _intensity(fingerprint)
         loss, loss_reasons = choose_loss(fingerprint, grid.shape)
         training, training_reasons = choose_training(
             budget, workload, batch or Choice(1, ""), self.view.extent_mm
@@ -138,7 +136,7 @@ class _Draft:
             labels=fingerprint.labels,
             grid=grid,
             alignment=alignment_plan(self.alignment.value, self.view),
-            intensity={name: choice.value for name, choice in intensity.items()},
+            intensity=intensity,
             network=network,
             loss=loss,
             training=training,
@@ -147,7 +145,7 @@ class _Draft:
             reasons={
                 **grid_reasons,
                 "alignment": self.alignment.reason,
-                **{f"intensity.{name}": choice.reason for name, choice in intensity.items()},
+                **intensity_reasons,
                 **network_reasons,
                 **loss_reasons,
                 **training_reasons,
@@ -172,6 +170,14 @@ class _Draft:
             "network.level_factors": levels.reason,
             "network.width": width.reason,
         }
+
+
+def _intensity(fingerprint: Fingerprint) -> tuple[dict[str, IntensityPlan], dict[str, str]]:
+    choices = choose_intensity(fingerprint)
+    return (
+        {name: choice.value for name, choice in choices.items()},
+        {f"intensity.{name}": choice.reason for name, choice in choices.items()},
+    )
 
 
 def _with_batch(plan: Plan, size: int) -> Plan:

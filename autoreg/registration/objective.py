@@ -104,7 +104,7 @@ class Objective:
     """Similarity, regularity and the weight between them.
 
     Attributes:
-        similarity: Of a warped image and its target.
+        similarity: Of a warped image and the one it is brought onto.
         regularity: Of the two maps.
         weight: lambda.
     """

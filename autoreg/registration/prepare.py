@@ -55,8 +55,8 @@ def prepare(
         The network's input.
 
     Raises:
-        DataError: if the channels don't fit the modalities, the mask doesn't fit the image, or an
-            image is constant or not finite.
+        DataError: if the channels don't fit the modalities, the mask doesn't fit the image or is
+            empty, or an image is constant, not finite or beside the grid.
     """
     _check(volume, modalities, mask)
     channels = [
@@ -66,17 +66,38 @@ def prepare(
     centre = foreground_centre_mm(volume) if plan.alignment.kind == "centres" else None
     geometry = prepared_geometry(volume.geometry, plan, centre)
     matrix = volume.geometry.world_to_index @ geometry.index_to_world
-    shape = geometry.shape
     # With "boxes" the outermost nodes lie within the image's rim; elsewhere the grid may leave
     # the image, and 0, the scheme's low end (air in CT, background in MR), stands for outside.
     padding: Padding = "border" if plan.alignment.kind == "boxes" else "zeros"
     native = torch.from_numpy(np.stack(channels))[None].to(device)
-    image = resample(native, shape, matrix, padding, antialias=plan.grid.antialias)
-    sampled_mask = None
-    if mask is not None:
-        inside = torch.from_numpy(np.ascontiguousarray(mask.array != 0))[None].to(device)
-        sampled_mask = resample(inside.to(torch.uint8), shape, matrix, padding, "nearest") > 0
-    return Prepared(image, sampled_mask, geometry)
+    image = resample(native, geometry.shape, matrix, padding, antialias=plan.grid.antialias)
+    if not bool(image.max() > image.min()):
+        raise DataError(_beside(geometry, volume.geometry, plan))
+    inside = None if mask is None else _sampled_mask(mask, geometry, padding, device)
+    return Prepared(image, inside, geometry)
+
+
+def _beside(grid: Geometry, image: Geometry, plan: Plan) -> str:
+    places = [np.round(geometry.centre_mm, 1).tolist() for geometry in (grid, image)]
+    return (
+        f'the plan\'s grid (alignment "{plan.alignment.kind}", middle at {places[0]} mm) misses '
+        f"the image, whose middle lies at {places[1]} mm; correct the image's header, or use a "
+        'model that was planned with alignment "centres"'
+    )
+
+
+def _sampled_mask(
+    mask: Volume, grid: Geometry, padding: Padding, device: torch.device | str
+) -> Tensor:
+    inside = torch.from_numpy(np.ascontiguousarray(mask.array != 0))[None].to(device)
+    matrix = mask.geometry.world_to_index @ grid.index_to_world
+    sampled = resample(inside.to(torch.uint8), grid.shape, matrix, padding, "nearest") > 0
+    if not bool(sampled.any()):
+        raise DataError(
+            "the mask has no voxel inside on the plan's grid, so that nothing would be compared; "
+            "draw the mask, or leave it out"
+        )
+    return sampled
 
 
 def prepared_geometry(

@@ -1,17 +1,16 @@
 """One training from a request: checks, collaborators, folders, and then the loop."""
 
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from autoreg.errors import AutoregError, CheckpointError, DataError, UsageError
+from autoreg.errors import AutoregError, DataError, UsageError
 from autoreg.io.cases import Pair
 from autoreg.io.names import matching_names
-from autoreg.io.records import load_record, save_record
+from autoreg.io.records import load_record
 from autoreg.machine import cpu_count
 from autoreg.numerics.precision import float32_exactly
 from autoreg.plan import Plan
@@ -22,10 +21,9 @@ from autoreg.planning.preprocess import settings_digest
 from autoreg.registration.objective import Objective
 from autoreg.training.augmentation import PairAugmentation
 from autoreg.training.batches import Draws, open_batches
-from autoreg.training.checkpoint import Checkpoint, load_checkpoint
-from autoreg.training.comparison import plan_differences
+from autoreg.training.checkpoint import Checkpoint
+from autoreg.training.claim import LOG_NAME, claim, resumable
 from autoreg.training.environment import log_file
-from autoreg.training.model_folder import PLAN_FILE, WHICH, checkpoint_path
 from autoreg.training.overrides import Overrides, override
 from autoreg.training.splits import FoldPairs, fold_pairs
 from autoreg.training.state import (
@@ -40,12 +38,7 @@ from autoreg.training.validation import Validator
 
 logger = logging.getLogger(__name__)
 
-LOG_NAME = "training.log"
 MAX_WORKERS = 8
-_WRITTEN = (
-    *(f"checkpoint_{which}.pt" for which in WHICH),
-    LOG_NAME, "progress.json", "progress.png", "validation.json",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,16 +74,6 @@ class TrainingRequest:
     show_progress: bool = True
 
 
-@dataclass(frozen=True)
-class DatasetRecord:
-    """Content of the dataset.json beside a model: what it was trained on."""
-
-    name: str
-    labels: dict[str, int]
-    fixed_modalities: tuple[str, ...]
-    moving_modalities: tuple[str, ...]
-
-
 def run_training(request: TrainingRequest) -> Path:
     """Train one fold.
 
@@ -113,11 +96,11 @@ def run_training(request: TrainingRequest) -> Path:
     model = request.results / plan.dataset / plan.configuration
     checkpoint = None
     if request.resume:
-        checkpoint = _resumable(model, fold.fold, plan)
+        checkpoint = resumable(model, fold.fold, plan)
     elif request.pretrained is not None:
         checkpoint = load_pretrained(plan, request.pretrained)
     if not request.resume:
-        _claim(model, fold.fold, plan, overwrite=request.overwrite)
+        claim(model, fold.fold, plan, overwrite=request.overwrite)
     folder = model / f"fold_{fold.fold}"
     with log_file(folder / LOG_NAME):
         _train(request, plan, fold, prepared, checkpoint, folder)
@@ -146,14 +129,7 @@ def _train(
             fold=fold.fold,
             folder=folder,
             objective=objective,
-            validator=Validator(
-                prepared,
-                fold.validation,
-                objective,
-                tuple(plan.labels.values()),
-                training.seed,
-                request.device,
-            ),
+            validator=_validator(request, plan, fold, prepared, objective),
             batches_per_epoch=draws.batches_per_epoch,
             device=request.device,
             show_progress=request.show_progress,
@@ -167,6 +143,13 @@ def _train(
                 f"out of memory on {request.device} with batches of {training.batch_size}; use a "
                 "smaller --batch-size, or plan for a smaller budget (autoreg_plan --budget)"
             ) from error
+
+
+def _validator(
+    request: TrainingRequest, plan: Plan, fold: FoldPairs, prepared: Path, objective: Objective
+) -> Validator:
+    labels, seed = tuple(plan.labels.values()), plan.training.seed
+    return Validator(prepared, fold.validation, objective, labels, seed, request.device)
 
 
 def find_prepared_dataset(preprocessed: Path, id_or_name: str) -> Path:
@@ -213,73 +196,6 @@ def _require_prepared(folder: Path, fold: FoldPairs, plan: Plan) -> None:
                 f"{folder}: {len(names)} cases of fold {fold.fold} are {what}, e.g. "
                 f"{', '.join(names[:5])}; run autoreg_preprocess"
             )
-
-
-def _resumable(model: Path, fold: str, plan: Plan) -> Checkpoint:
-    """The checkpoint that --continue starts from."""
-    path = checkpoint_path(model, fold, "latest")
-    if not path.exists():
-        raise CheckpointError(
-            f"--continue: nothing to continue, {path} does not exist; leave --continue out to "
-            "start this training"
-        )
-    checkpoint = load_checkpoint(path)
-    differences = plan_differences(checkpoint.plan, plan)
-    if differences:
-        raise CheckpointError(
-            f"--continue: {path} was trained by another plan: {'; '.join(differences)}. Give the "
-            "command and plans.json of the first run, or start anew with --overwrite"
-        )
-    final = checkpoint_path(model, fold, "final")  # missing if the end came while it was written
-    if checkpoint.epoch >= plan.training.epochs and final.exists():
-        raise CheckpointError(
-            f"--continue: nothing to continue, {path} has all its {checkpoint.epoch} epochs; to "
-            f"train further, start from it with --pretrained {path.parent} and another --results"
-        )
-    return checkpoint
-
-
-def _claim(model: Path, fold: str, plan: Plan, *, overwrite: bool) -> None:
-    """Make room for a new training and write what stands beside its model."""
-    folder = model / f"fold_{fold}"
-    trained = sorted(model.glob("fold_*/checkpoint_*.pt"))
-    mine = [path for path in trained if path.parent == folder]
-    if mine and not overwrite:
-        raise UsageError(
-            f"{folder}: is trained already ({', '.join(path.name for path in mine)}); go on with "
-            "--continue, or replace it with --overwrite"
-        )
-    if len(mine) < len(trained):
-        differences = plan_differences(load_record(Plan, model / PLAN_FILE), plan)
-        if differences:
-            others = sorted({path.parent.name for path in trained} - {folder.name})
-            raise UsageError(
-                f"{model}: {', '.join(others)} was trained by another plan: "
-                f"{'; '.join(differences)}. All folds of a model have one plan: give the same "
-                "flags, or add a configuration to plans.json"
-            )
-    if mine:
-        _set_aside(model, folder)
-    for name in _WRITTEN:
-        (folder / name).unlink(missing_ok=True)
-    save_record(plan, model / PLAN_FILE)
-    record = DatasetRecord(plan.dataset, plan.labels, plan.fixed_modalities, plan.moving_modalities)
-    save_record(record, model / "dataset.json")
-
-
-def _set_aside(model: Path, folder: Path) -> None:
-    """Keep a trained fold that --overwrite replaces, as a model folder of its own.
-
-    The new training may fail or be stopped long before it is better than the old one.
-    """
-    number = 1 + sum(1 for _ in model.glob("replaced_*"))
-    kept = model / f"replaced_{number}"
-    kept.mkdir()
-    for name in (PLAN_FILE, "dataset.json"):
-        if (model / name).exists():
-            shutil.copy2(model / name, kept / name)
-    folder.rename(kept / folder.name)
-    logger.info("the earlier training is kept as the model folder %s", kept)
 
 
 def _starting_state(

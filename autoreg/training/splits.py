@@ -15,9 +15,9 @@ from typing import overload
 
 import numpy as np
 
-from autoreg.errors import DataError, UsageError
+from autoreg.errors import DataError, UsageError, did_you_mean
 from autoreg.io.cases import Pair
-from autoreg.io.records import did_you_mean, load_record, save_record
+from autoreg.io.records import load_record, save_record
 from autoreg.plan import TrainingPlan
 from autoreg.planning.dataset_pairs import DatasetPairs
 

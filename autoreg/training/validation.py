@@ -122,10 +122,12 @@ class Validator:
     def _dice(self, fixed: PreparedCase, moving: PreparedCase, u_vox: Tensor) -> float | None:
         if fixed.labels is None or moving.labels is None:
             return None
-        target, source = (torch.from_numpy(np.array(c.labels)) for c in (fixed, moving))
-        warped = warp(source[None, None].to(u_vox.device), u_vox, "zeros", "nearest")[0, 0]
-        labels = self._labels or present_labels(target)
-        value = mean_over_labels(dice(target.to(u_vox.device), warped, labels, moving=source))
+        fixed_map, moving_map = (torch.from_numpy(np.array(c.labels)) for c in (fixed, moving))
+        warped = warp(moving_map[None, None].to(u_vox.device), u_vox, "zeros", "nearest")[0, 0]
+        labels = self._labels or present_labels(fixed_map)
+        value = mean_over_labels(
+            dice(fixed_map.to(u_vox.device), warped, labels, moving=moving_map)
+        )
         return None if math.isnan(value) else value
 
 
@@ -182,8 +184,8 @@ def _tre(fixed: PreparedCase, moving: PreparedCase, u_vox: Tensor) -> float | No
     landmarks = corresponding_landmarks(fixed, moving)
     if landmarks is None:
         return None
-    start, target = landmarks
-    points = torch.from_numpy(start.T.astype(np.float32))[None, :, :, None, None]
+    at_fixed, at_moving = landmarks
+    points = torch.from_numpy(at_fixed.T.astype(np.float32))[None, :, :, None, None]
     moved = sample_at_index(u_vox, points.to(u_vox.device))[0, :, :, 0, 0].T.cpu().numpy()
-    mapped_mm, target_mm = (moving.geometry.to_world(p) for p in (start + moved, target))
-    return float(np.mean(tre_mm(mapped_mm, target_mm)))
+    mapped_mm, moving_mm = (moving.geometry.to_world(p) for p in (at_fixed + moved, at_moving))
+    return float(np.mean(tre_mm(mapped_mm, moving_mm)))

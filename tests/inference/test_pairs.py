@@ -149,6 +149,16 @@ def test_named_files_without_a_partner_or_given_twice_are_all_listed(tmp_path):
     assert 'case "c": found c_fixed.mha, c_fixed.nii' in text
 
 
+@pytest.mark.parametrize("numbers", [("0000", "0002"), ("0001",)])
+def test_channels_of_named_files_have_no_gap(tmp_path, numbers):
+    names = [f"a_moving_{number}.nii" for number in numbers]
+    for name in (*names, *(f"a_fixed_{n:04d}.nii" for n in range(len(numbers)))):
+        (tmp_path / name).write_bytes(b"")
+    text = message(tmp_path)
+    assert f'case "a": found {", ".join(names)}; expected the channels' in text
+    assert "a_fixed" not in text
+
+
 def test_a_raw_data_set_gives_its_test_pairs(tmp_path):
     for case in ("a", "b"):
         for kind, suffix in (("images", "_0000.nii.gz"), ("labels", ".nii.gz")):

@@ -150,8 +150,9 @@ def test_centres_lay_the_foreground_in_the_middle():
 def test_outside_the_image_lies_the_low_end_except_with_boxes():
     geometry = oblique_geometry()
     volume = Volume.intensity(RNG.uniform(10, 11, geometry.shape), geometry)
-    far = prepare(volume, world_plan(geometry.centre_mm + 200), ("MR",))
-    assert (far.image == 0).all()
+    wide = prepare(volume, world_plan(geometry.centre_mm, (41, 41, 41), (4.0, 4.0, 4.0)), ("MR",))
+    assert (wide.image[0, 0, (0, -1)] == 0).all()
+    assert wide.image[0, 0, 20, 20, 20] > 0
     rim = prepare(volume, example_plan(), ("MR",)).image
     assert rim[0, 0, 0].mean() > 0.2  # the outermost nodes keep the level of the image
 
@@ -166,8 +167,24 @@ def test_masks_follow_their_image_by_the_nearest_voxel():
     nodes = np.stack(np.meshgrid(*(np.arange(n) for n in (7, 8, 9)), indexing="ij"), -1)
     nearest = np.floor(geometry.to_index(prepared.geometry.to_world(nodes)) + 0.5).astype(int)
     assert np.array_equal(prepared.mask[0, 0].numpy(), array[tuple(np.moveaxis(nearest, -1, 0))])
-    far = prepare(volume, world_plan(geometry.centre_mm + 200), ("MR",), mask=mask)
-    assert not far.mask.any()
+
+
+@pytest.mark.parametrize("kept", ["nothing", "a corner outside the grid"])
+def test_a_mask_that_would_leave_nothing_to_compare_is_refused(kept):
+    geometry = oblique_geometry()
+    array = np.zeros((1, *geometry.shape), dtype=bool)
+    array[0, 0, 0, 0] = kept != "nothing"
+    volume = Volume.intensity(RNG.random(geometry.shape), geometry)
+    mask = Volume(array, geometry, "mask")
+    with pytest.raises(DataError, match="mask has no voxel inside on the plan's grid"):
+        prepare(volume, world_plan(geometry.centre_mm), ("MR",), mask=mask)
+
+
+def test_an_image_beside_the_grid_is_refused_with_both_places():
+    geometry = oblique_geometry()
+    volume = Volume.intensity(RNG.random(geometry.shape), geometry)
+    with pytest.raises(DataError, match=r"middle at .* misses the image, whose middle lies at"):
+        prepare(volume, world_plan(geometry.centre_mm + 200), ("MR",))
 
 
 def test_antialiasing_is_the_plans_choice():

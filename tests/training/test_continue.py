@@ -87,3 +87,8 @@ def test_a_trained_fold_is_neither_continued_nor_replaced_unasked(make_blobs, ca
     kept = blobs.model / "replaced_1"
     assert (kept / "fold_0" / "checkpoint_final.pt").read_bytes() == before
     assert load_network(kept).plan.training.epochs == 2
+    # People delete these folders, in any order.
+    kept.rename(blobs.model / "replaced_2")
+    for name in ("replaced_1", "replaced_3"):
+        assert run(blobs, "--overwrite", "--epochs", "1") == 0
+        assert (blobs.model / name / "fold_0" / "checkpoint_final.pt").exists()

@@ -1,0 +1,120 @@
+"""The model folder before a training: claimed for a new one, or looked up to continue one."""
+
+import itertools
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoreg.errors import CheckpointError, UsageError
+from autoreg.io.records import load_record, save_record
+from autoreg.plan import Plan
+from autoreg.training.checkpoint import Checkpoint, load_checkpoint
+from autoreg.training.comparison import plan_differences
+from autoreg.training.model_folder import PLAN_FILE, WHICH, checkpoint_path
+
+logger = logging.getLogger(__name__)
+
+LOG_NAME = "training.log"
+_WRITTEN = (
+    *(f"checkpoint_{which}.pt" for which in WHICH),
+    LOG_NAME, "progress.json", "progress.png", "validation.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """Content of the dataset.json beside a model: what it was trained on."""
+
+    name: str
+    labels: dict[str, int]
+    fixed_modalities: tuple[str, ...]
+    moving_modalities: tuple[str, ...]
+
+
+def claim(model: Path, fold: str, plan: Plan, *, overwrite: bool) -> None:
+    """Make room for a new training and write what stands beside its model.
+
+    Args:
+        model: Model folder.
+        fold: The fold to train.
+        plan: By which it will be trained.
+        overwrite: Whether a trained fold may be replaced; it is set aside.
+
+    Raises:
+        UsageError: if the fold is trained already, or other folds were trained by another plan.
+    """
+    folder = model / f"fold_{fold}"
+    trained = sorted(model.glob("fold_*/checkpoint_*.pt"))
+    mine = [path for path in trained if path.parent == folder]
+    if mine and not overwrite:
+        raise UsageError(
+            f"{folder}: is trained already ({', '.join(path.name for path in mine)}); go on with "
+            "--continue, or replace it with --overwrite"
+        )
+    if len(mine) < len(trained):
+        differences = plan_differences(load_record(Plan, model / PLAN_FILE), plan)
+        if differences:
+            others = sorted({path.parent.name for path in trained} - {folder.name})
+            raise UsageError(
+                f"{model}: {', '.join(others)} was trained by another plan: "
+                f"{'; '.join(differences)}. All folds of a model have one plan: give the same "
+                "flags, or add a configuration to plans.json"
+            )
+    if mine:
+        _set_aside(model, folder)
+    for name in _WRITTEN:
+        (folder / name).unlink(missing_ok=True)
+    save_record(plan, model / PLAN_FILE)
+    record = DatasetRecord(plan.dataset, plan.labels, plan.fixed_modalities, plan.moving_modalities)
+    save_record(record, model / "dataset.json")
+
+
+def _set_aside(model: Path, folder: Path) -> None:
+    """Keep a trained fold that --overwrite replaces, as a model folder of its own.
+
+    The new training may fail or be stopped long before it is better than the old one.
+    """
+    # The first free number: people delete some of these folders.
+    kept = next(
+        path for number in itertools.count(1) if not (path := model / f"replaced_{number}").exists()
+    )
+    kept.mkdir()
+    for name in (PLAN_FILE, "dataset.json"):
+        if (model / name).exists():
+            shutil.copy2(model / name, kept / name)
+    folder.rename(kept / folder.name)
+    logger.info("the earlier training is kept as the model folder %s", kept)
+
+
+def resumable(model: Path, fold: str, plan: Plan) -> Checkpoint:
+    """The checkpoint that --continue starts from.
+
+    Args:
+        model: Model folder.
+        fold: Its fold.
+        plan: By which the training is to go on.
+
+    Raises:
+        CheckpointError: if there is nothing to continue, or another plan was trained by.
+    """
+    path = checkpoint_path(model, fold, "latest")
+    if not path.exists():
+        raise CheckpointError(
+            f"--continue: nothing to continue, {path} does not exist; leave --continue out to "
+            "start this training"
+        )
+    checkpoint = load_checkpoint(path)
+    differences = plan_differences(checkpoint.plan, plan)
+    if differences:
+        raise CheckpointError(
+            f"--continue: {path} was trained by another plan: {'; '.join(differences)}. Give the "
+            "command and plans.json of the first run, or start anew with --overwrite"
+        )
+    final = checkpoint_path(model, fold, "final")  # missing if the end came while it was written
+    if checkpoint.epoch >= plan.training.epochs and final.exists():
+        raise CheckpointError(
+            f"--continue: nothing to continue, {path} has all its {checkpoint.epoch} epochs; to "
+            f"train further, start from it with --pretrained {path.parent} and another --results"
+        )
+    return checkpoint
