@@ -2,19 +2,16 @@
 
 import itertools
 
+from autoreg.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics, PairFingerprint
 from autoreg.plan import (
     AlignmentPlan,
     AugmentationPlan,
-    CaseFingerprint,
-    Fingerprint,
     GridPlan,
     InstanceOptimisationPlan,
     IntensityPlan,
-    IntensityStatistics,
     LossPlan,
     MemoryPlan,
     NetworkPlan,
-    PairFingerprint,
     Plan,
     TrainingPlan,
 )

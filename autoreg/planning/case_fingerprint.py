@@ -6,12 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoreg.errors import DataError
+from autoreg.fingerprint import CaseFingerprint, IntensityStatistics
 from autoreg.geometry.foreground import coarse_foreground
 from autoreg.geometry.grid import FloatArray, Geometry
 from autoreg.geometry.volume import Volume
 from autoreg.io.cases import Case
 from autoreg.io.images import read_image
-from autoreg.plan import CaseFingerprint, IntensityStatistics, Triple
+from autoreg.plan import Triple
 from autoreg.planning.coarse import CoarseImage, make_coarse
 
 

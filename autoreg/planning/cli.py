@@ -17,8 +17,9 @@ from autoreg.paths import resolve_paths
 from autoreg.plan import BUDGETS
 
 if TYPE_CHECKING:
+    from autoreg.fingerprint import Fingerprint
     from autoreg.io.dataset import RawDataset
-    from autoreg.plan import Fingerprint, Plan
+    from autoreg.plan import Plan
     from autoreg.planning.budget import Budget
     from autoreg.planning.steps import Work
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoreg.errors import DataError
+from autoreg.fingerprint import FINGERPRINT_FORMAT, DisplacementSource, Fingerprint, PairFingerprint
 from autoreg.geometry.grid import FloatArray
 from autoreg.io.dataset import Case, Pair, RawDataset, landmarks_mm, pair_landmarks
 from autoreg.parallel import choose_workers, map_cases
-from autoreg.plan import FINGERPRINT_FORMAT, DisplacementSource, Fingerprint, PairFingerprint
 from autoreg.planning.case_fingerprint import CaseResult, CaseTask, measure_case
 from autoreg.planning.coarse import displacement_quantiles_mm, misalignment, tissue_displacement_mm
 from autoreg.planning.sizes import largest_image_voxels

@@ -7,16 +7,8 @@ they are put together. `documentation/planner.md` lists them with their sources.
 import math
 from dataclasses import dataclass, replace
 
-from autoreg.plan import (
-    PLAN_FORMAT,
-    Fingerprint,
-    GridPlan,
-    IntensityPlan,
-    MemoryPlan,
-    NetworkPlan,
-    Plan,
-    Shape,
-)
+from autoreg.fingerprint import Fingerprint
+from autoreg.plan import PLAN_FORMAT, GridPlan, IntensityPlan, MemoryPlan, NetworkPlan, Plan, Shape
 from autoreg.planning.budget import Budget, macs_per_voxel
 from autoreg.planning.choice import Choice
 from autoreg.planning.memory import (

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from autoreg.plan import Fingerprint, IntensityPlan, IntensityStatistics, LossPlan, Shape
+from autoreg.fingerprint import Fingerprint, IntensityStatistics
+from autoreg.plan import IntensityPlan, LossPlan, Shape
 from autoreg.planning.budget import PUBLISHED_NODES
 from autoreg.planning.choice import Choice
 from autoreg.planning.fingerprint import is_ct

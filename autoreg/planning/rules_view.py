@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoreg.errors import PlanError
-from autoreg.plan import AlignmentPlan, CaseFingerprint, Fingerprint, Triple
+from autoreg.fingerprint import CaseFingerprint, Fingerprint
+from autoreg.plan import AlignmentPlan, Triple
 from autoreg.planning.choice import Choice
 
 # World alignment: the boxes of a pair overlap at least so much ...

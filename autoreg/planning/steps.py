@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from autoreg.errors import AutoregError, PlanError
+from autoreg.fingerprint import Fingerprint
 from autoreg.io.dataset import RawDataset, read_dataset
 from autoreg.io.records import load_record, save_record
-from autoreg.plan import Fingerprint, Plan
+from autoreg.plan import Plan
 from autoreg.planning.budget import Budget
 from autoreg.planning.fingerprint import compute_fingerprint
 from autoreg.planning.plans_file import is_added_by_hand, load_plan, plans_path, write_plans

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from autoreg.fingerprint import Fingerprint
 from autoreg.io.dataset import RawDataset
-from autoreg.plan import Fingerprint, Plan
+from autoreg.plan import Plan
 from autoreg.planning.preprocess import PreprocessReport
 
 _VALUE_WIDTH = 30

@@ -7,9 +7,9 @@ from raw_datasets import native, write_array, write_json
 from scipy import ndimage
 
 from autoreg.errors import DataError
+from autoreg.fingerprint import Fingerprint
 from autoreg.io.dataset import Pair, read_dataset
 from autoreg.io.records import dump_json, from_plain, load_json, save_record
-from autoreg.plan import Fingerprint
 from autoreg.planning.fingerprint import compute_fingerprint, is_ct, sample_pairs
 
 SHAPE = (40, 44, 36)
