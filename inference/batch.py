@@ -24,7 +24,7 @@ from autoreg.inference.export import (
 )
 from autoreg.inference.pairs import find_pairs
 from autoreg.inference.pairs_file import PairFiles
-from autoreg.inference.placement import placement_notes
+from autoreg.inference.placement import modality_notes, placement_notes
 from autoreg.inference.predictor import Prediction, Predictor
 from autoreg.inference.request import PredictRequest, Report
 from autoreg.inference.result import inputs_record, is_complete, request_digest, versions
@@ -178,8 +178,18 @@ class _Worker:
             files=files,
             warnings=(
                 *placement_notes(fixed, moving, self.predictor.plan),
+                *self._modality_notes(pair, fixed, moving),
                 *_warnings(prediction, field, outside_note(carried, pair, fixed.geometry)),
             ),
+        )
+
+    def _modality_notes(self, pair: PairFiles, fixed: Volume, moving: Volume) -> tuple[str, ...]:
+        plan = self.predictor.plan
+        of_fixed = pair.fixed_modalities or plan.fixed_modalities
+        of_moving = pair.moving_modalities or plan.moving_modalities
+        return (
+            *modality_notes("fixed", fixed, of_fixed, plan),
+            *modality_notes("moving", moving, of_moving, plan),
         )
 
     def _register(

@@ -1,4 +1,6 @@
-"""Whether a pair lies as the plan's initial alignment takes for granted, in words."""
+"""Whether a pair lies and looks as the plan takes for granted, in words."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -6,6 +8,9 @@ from autoreg.geometry.foreground import foreground_centre_mm
 from autoreg.geometry.volume import Volume
 from autoreg.plan import Plan
 from autoreg.registration.prepare import prepared_geometry
+
+# Air is at -1000 HU; no other common modality has values that low.
+_AIR_HU = -500.0
 
 
 def placement_notes(fixed: Volume, moving: Volume, plan: Plan) -> tuple[str, ...]:
@@ -40,4 +45,33 @@ def placement_notes(fixed: Volume, moving: Volume, plan: Plan) -> tuple[str, ...
                 "lies outside the model's grid, which has one place in the world: most of the "
                 "anatomy is not seen"
             )
+    return tuple(notes)
+
+
+def modality_notes(
+    name: str, volume: Volume, modalities: Sequence[str], plan: Plan
+) -> tuple[str, ...]:
+    """Whether the intensities look like another modality than they are scaled as.
+
+    Swapped roles of CT and MR are legal input that no reader can refuse; the result is wrong.
+
+    Args:
+        name: "fixed" or "moving".
+        volume: The image.
+        modalities: Of each channel, names in `plan.intensity`.
+        plan: Its intensity schemes count.
+    """
+    notes = []
+    for channel, modality in zip(volume.array, modalities, strict=True):
+        scheme, lowest = plan.intensity[modality], float(channel.min())
+        if scheme.kind == "window" and scheme.lower < 0 <= lowest:
+            found, expected = "no value below 0", f"{modality} with values from {scheme.lower:g}"
+        elif scheme.kind == "quantiles" and lowest < _AIR_HU:
+            found, expected = f"values down to {lowest:g}, as CT has", modality
+        else:
+            continue
+        notes.append(
+            f"the {name} image has {found}, and was scaled as {expected}: check which image is "
+            "which, or say it with --fixed-modality and --moving-modality"
+        )
     return tuple(notes)

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from tiny_models import sitk_image, tiny_plan
 
-from autoreg.inference.placement import placement_notes
+from autoreg.geometry.volume import Volume
+from autoreg.inference.placement import modality_notes, placement_notes
 from autoreg.io.images import from_sitk
-from autoreg.plan import AlignmentPlan, GridPlan
+from autoreg.plan import AlignmentPlan, GridPlan, IntensityPlan
 
 
 def image(orientation="RAS", shift=0.0):
@@ -31,3 +32,20 @@ def test_a_world_grid_that_misses_the_anatomy_is_told():
     (note,) = placement_notes(image(), image(shift=15.0), plan)
     assert "moving image's foreground" in note
     assert placement_notes(image(), image(shift=2.0), plan) == ()
+
+
+@pytest.mark.parametrize(
+    ("modality", "lowest", "warned"),
+    [("CT", -1000, False), ("MR", 0, False), ("CT", 0, True), ("MR", -1000, True)],
+)
+def test_swapped_modalities_are_told(modality, lowest, warned):
+    schemes = {
+        "CT": IntensityPlan("window", -1000.0, 1000.0),
+        "MR": IntensityPlan("quantiles", 0.0, 0.99),
+    }
+    plan = tiny_plan(fixed_modalities=("CT",), moving_modalities=("MR",), intensity=schemes)
+    geometry = image().geometry
+    values = np.linspace(lowest, 900, int(np.prod(geometry.shape))).reshape(geometry.shape)
+    notes = modality_notes("fixed", Volume.intensity(values, geometry), (modality,), plan)
+    assert len(notes) == warned
+    assert all("check which image is which" in note for note in notes)
