@@ -83,7 +83,10 @@ class IntensityPlan:
     def __post_init__(self) -> None:
         _require(self.lower < self.upper, f"intensity: lower {self.lower} >= upper {self.upper}")
         if self.kind == "quantiles":
-            _require(0 <= self.lower and self.upper <= 1, "intensity quantiles lie in [0, 1]")
+            _require(
+                0 <= self.lower and self.upper <= 1,
+                f"intensity quantiles lie in [0, 1], found {self.lower} to {self.upper}",
+            )
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,10 @@ class LossPlan:
     regularity_weight: float
 
     def __post_init__(self) -> None:
-        _require(self.regularity_weight >= 0, "loss.regularity_weight must not be negative")
+        _require(
+            self.regularity_weight >= 0,
+            f"loss.regularity_weight must not be negative, found {self.regularity_weight}",
+        )
 
 
 @dataclass(frozen=True)
@@ -161,9 +167,12 @@ class AugmentationPlan:
 
     def __post_init__(self) -> None:
         for name in ("affine_probability", "flip_probability", "gamma_probability"):
-            _require(0 <= getattr(self, name) <= 1, f"augmentation.{name} must lie in [0, 1]")
-        _require(0 <= self.scaling < 1, "augmentation.scaling must lie in [0, 1)")
-        _require(0 <= self.gamma < 1, "augmentation.gamma must lie in [0, 1)")
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"augmentation.{name} must lie in [0, 1], found {value}")
+        _require(
+            0 <= self.scaling < 1, f"augmentation.scaling must lie in [0, 1), found {self.scaling}"
+        )
+        _require(0 <= self.gamma < 1, f"augmentation.gamma must lie in [0, 1), found {self.gamma}")
 
 
 @dataclass(frozen=True)
@@ -193,9 +202,16 @@ class TrainingPlan:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "pairs_per_epoch", "batch_size", "validation_every"):
-            _require(getattr(self, name) >= 1, f"training.{name} must be at least 1")
-        _require(self.shallow_epochs >= 0, "training.shallow_epochs must not be negative")
-        _require(self.learning_rate > 0, "training.learning_rate must be positive")
+            value = getattr(self, name)
+            _require(value >= 1, f"training.{name} must be at least 1, found {value}")
+        _require(
+            self.shallow_epochs >= 0,
+            f"training.shallow_epochs must not be negative, found {self.shallow_epochs}",
+        )
+        _require(
+            self.learning_rate > 0,
+            f"training.learning_rate must be positive, found {self.learning_rate}",
+        )
 
 
 @dataclass(frozen=True)
@@ -227,10 +243,21 @@ class InstanceOptimisationPlan:
     seed: int
 
     def __post_init__(self) -> None:
-        _require(self.steps >= 0, "instance_optimisation.steps must not be negative")
-        _require(self.learning_rate > 0, "instance_optimisation.learning_rate must be positive")
-        _require(self.weight_decay >= 0, "instance_optimisation.weight_decay is negative")
-        _require(self.flat_window >= 0, "instance_optimisation.flat_window is negative")
+        _require(
+            self.steps >= 0, f"instance_optimisation.steps must not be negative, found {self.steps}"
+        )
+        _require(
+            self.learning_rate > 0,
+            f"instance_optimisation.learning_rate must be positive, found {self.learning_rate}",
+        )
+        _require(
+            self.weight_decay >= 0,
+            f"instance_optimisation.weight_decay must not be negative, found {self.weight_decay}",
+        )
+        _require(
+            self.flat_window >= 0,
+            f"instance_optimisation.flat_window must not be negative, found {self.flat_window}",
+        )
 
 
 @dataclass(frozen=True)
