@@ -227,10 +227,11 @@ def _folders(arguments: argparse.Namespace) -> Iterator[Path]:
 
     raw = resolve_paths(raw=arguments.raw).raw
     names: list[str | None] = arguments.dataset or [None]
-    yield from [
+    folders = [
         Path(name) if name is not None and _is_folder(name) else resolve_dataset(raw, name)
         for name in names
     ]
+    yield from dict.fromkeys(folders)  # "-d 1 Dataset001_Brains" is one data set
 
 
 def _is_folder(name: str) -> bool:

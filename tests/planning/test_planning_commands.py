@@ -61,6 +61,11 @@ def test_all_in_one_continues_and_tells_what_happened(planned, capsys):
     assert following == ["autoreg_train", NAME, "--preprocessed", str(planned / "preprocessed")]
 
 
+def test_a_data_set_named_twice_is_worked_on_once(planned, capsys):
+    assert main_preprocess(["-d", "7", NAME, "007", *folders(planned), *QUIET]) == 0
+    assert capsys.readouterr().out.count("3 up to date") == 1
+
+
 def test_a_configuration_that_people_added_is_prepared_as_it_stands(planned, capsys):
     data = json.loads(plans(planned).read_text())
     data["configurations"]["small"] = {"inherits_from": "default", "grid": {"shape": [12, 8, 8]}}
