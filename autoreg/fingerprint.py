@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from autoreg.errors import PlanError
-from autoreg.plan import Shape, Triple
+from autoreg.network_plan import Shape, Triple
 
 FINGERPRINT_FORMAT = 1
 

@@ -7,19 +7,12 @@ Grid axes (d, h, w), spacings in millimetres, world points xyz in LPS millimetre
 from dataclasses import dataclass, field
 from typing import Literal
 
-from autoreg.errors import PlanError
+from autoreg.network_plan import NetworkPlan, Shape, Triple, require
 
 PLAN_FORMAT = 1
 
-Triple = tuple[float, float, float]
-Shape = tuple[int, int, int]
 
 BUDGETS = ("cpu", "8gb", "24gb", "80gb")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise PlanError(message)
 
 
 @dataclass(frozen=True)
@@ -38,8 +31,8 @@ class GridPlan:
     antialias: bool
 
     def __post_init__(self) -> None:
-        _require(min(self.shape) >= 1, f"grid.shape must be positive, found {self.shape}")
-        _require(min(self.spacing_mm) > 0, f"grid.spacing_mm must be positive: {self.spacing_mm}")
+        require(min(self.shape) >= 1, f"grid.shape must be positive, found {self.shape}")
+        require(min(self.spacing_mm) > 0, f"grid.spacing_mm must be positive: {self.spacing_mm}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class AlignmentPlan:
     centre_mm: Triple | None = None
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             (self.centre_mm is not None) == (self.kind == "world"),
             'alignment.centre_mm goes with kind "world" and only with it',
         )
@@ -81,39 +74,12 @@ class IntensityPlan:
     upper: float
 
     def __post_init__(self) -> None:
-        _require(self.lower < self.upper, f"intensity: lower {self.lower} >= upper {self.upper}")
+        require(self.lower < self.upper, f"intensity: lower {self.lower} >= upper {self.upper}")
         if self.kind == "quantiles":
-            _require(
+            require(
                 0 <= self.lower and self.upper <= 1,
                 f"intensity quantiles lie in [0, 1], found {self.lower} to {self.upper}",
             )
-
-
-@dataclass(frozen=True)
-class NetworkPlan:
-    """The network.
-
-    Attributes:
-        architecture: A name in `autoreg.networks.factory`.
-        level_factors: Resolution of each U-Net of the cascade, coarse to fine, as a fraction of
-            the grid; powers of 1/2.
-        width: Multiplies the published channel counts.
-    """
-
-    architecture: str
-    level_factors: tuple[float, ...]
-    width: float
-
-    def __post_init__(self) -> None:
-        _require(len(self.level_factors) > 0, "network.level_factors needs at least one level")
-        allowed = {2.0**-k for k in range(8)}
-        _require(
-            all(f in allowed for f in self.level_factors)
-            and list(self.level_factors) == sorted(self.level_factors),
-            "network.level_factors must be powers of 1/2 that never fall, coarse to fine, "
-            f"found {self.level_factors}",
-        )
-        _require(self.width > 0, f"network.width must be positive, found {self.width}")
 
 
 @dataclass(frozen=True)
@@ -125,17 +91,24 @@ class LossPlan:
         similarity_parameters: Its parameters, e.g. {"sigma": 5.0} in voxels of the grid.
         regularity: A name in `autoreg.losses.factory`.
         regularity_weight: lambda.
+        folding_weight: Of the non-diffeomorphic volume (the sum over both maps, voxels), which is
+            added to the regularity; 0: not computed.
     """
 
     similarity: str
     similarity_parameters: dict[str, float]
     regularity: str
     regularity_weight: float
+    folding_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.regularity_weight >= 0,
             f"loss.regularity_weight must not be negative, found {self.regularity_weight}",
+        )
+        require(
+            self.folding_weight >= 0,
+            f"loss.folding_weight must not be negative, found {self.folding_weight}",
         )
 
 
@@ -168,11 +141,32 @@ class AugmentationPlan:
     def __post_init__(self) -> None:
         for name in ("affine_probability", "flip_probability", "gamma_probability"):
             value = getattr(self, name)
-            _require(0 <= value <= 1, f"augmentation.{name} must lie in [0, 1], found {value}")
-        _require(
+            require(0 <= value <= 1, f"augmentation.{name} must lie in [0, 1], found {value}")
+        require(
             0 <= self.scaling < 1, f"augmentation.scaling must lie in [0, 1), found {self.scaling}"
         )
-        _require(0 <= self.gamma < 1, f"augmentation.gamma must lie in [0, 1), found {self.gamma}")
+        require(0 <= self.gamma < 1, f"augmentation.gamma must lie in [0, 1), found {self.gamma}")
+
+
+@dataclass(frozen=True)
+class GroupConsistencyPlan:
+    """Training on triplets of images whose maps must compose to the identity around the circle.
+
+    Attributes:
+        weight: Of the mean squared cycle error, the sum over both directions, in the square of
+            half the grid's longest side; 0: pairs alone are trained on.
+        from_epoch: First epoch (counted from 0) with it.
+        ramp_epochs: Epochs over which the weight rises linearly from 0.
+    """
+
+    weight: float = 0.0
+    from_epoch: int = 0
+    ramp_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "from_epoch", "ramp_epochs"):
+            value = getattr(self, name)
+            require(value >= 0, f"training.group_consistency.{name} must not be negative: {value}")
 
 
 @dataclass(frozen=True)
@@ -189,6 +183,10 @@ class TrainingPlan:
         augmentation: Random changes of the images.
         validation_every: Epochs between validations and checkpoints.
         seed: Of every random draw.
+        optimiser: "adam", or "amsgrad" (TransMorph's).
+        schedule: Of the learning rate: "constant", or "polynomial": (1 - epoch / epochs)^0.9
+            (TransMorph's).
+        group_consistency: Training on triplets, as for the best SITReg.
     """
 
     epochs: int
@@ -199,16 +197,19 @@ class TrainingPlan:
     augmentation: AugmentationPlan
     validation_every: int
     seed: int
+    optimiser: Literal["adam", "amsgrad"] = "adam"
+    schedule: Literal["constant", "polynomial"] = "constant"
+    group_consistency: GroupConsistencyPlan = GroupConsistencyPlan()
 
     def __post_init__(self) -> None:
         for name in ("epochs", "pairs_per_epoch", "batch_size", "validation_every"):
             value = getattr(self, name)
-            _require(value >= 1, f"training.{name} must be at least 1, found {value}")
-        _require(
+            require(value >= 1, f"training.{name} must be at least 1, found {value}")
+        require(
             self.shallow_epochs >= 0,
             f"training.shallow_epochs must not be negative, found {self.shallow_epochs}",
         )
-        _require(
+        require(
             self.learning_rate > 0,
             f"training.learning_rate must be positive, found {self.learning_rate}",
         )
@@ -243,18 +244,18 @@ class InstanceOptimisationPlan:
     seed: int
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.steps >= 0, f"instance_optimisation.steps must not be negative, found {self.steps}"
         )
-        _require(
+        require(
             self.learning_rate > 0,
             f"instance_optimisation.learning_rate must be positive, found {self.learning_rate}",
         )
-        _require(
+        require(
             self.weight_decay >= 0,
             f"instance_optimisation.weight_decay must not be negative, found {self.weight_decay}",
         )
-        _require(
+        require(
             self.flat_window >= 0,
             f"instance_optimisation.flat_window must not be negative, found {self.flat_window}",
         )
@@ -318,15 +319,20 @@ class Plan:
     reasons: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.format == PLAN_FORMAT,
             f"plan format {self.format} is not {PLAN_FORMAT}, the one this version reads; "
             "plan again with autoreg_plan",
         )
-        _require(
+        require(
             len(self.fixed_modalities) == len(self.moving_modalities) > 0,
             "fixed_modalities and moving_modalities need the same positive number of channels, "
             f"found {self.fixed_modalities} and {self.moving_modalities}",
         )
+        require(
+            not (self.network.architecture == "sitreg" and self.loss.regularity == "gradicon"),
+            'loss.regularity "gradicon" punishes inconsistent inverses, and those of "sitreg" are '
+            'consistent by construction, so that nothing would be regularised; use "diffusion"',
+        )
         for modality in (*self.fixed_modalities, *self.moving_modalities):
-            _require(modality in self.intensity, f'intensity: no scheme for modality "{modality}"')
+            require(modality in self.intensity, f'intensity: no scheme for modality "{modality}"')

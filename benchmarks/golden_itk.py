@@ -29,11 +29,11 @@ from golden_inputs import keyed_state_dict
 
 from autoreg.geometry.grid import Geometry
 from autoreg.inference.cli import main_import_weights, main_predict
-from autoreg.inference.import_weights import FULL_CASCADE
+from autoreg.inference.import_unigradicon import FULL_CASCADE
 from autoreg.inference.predictor import Prediction, Predictor
 from autoreg.io.images import from_sitk
+from autoreg.network_plan import GradICONPlan
 from autoreg.networks.factory import build_network
-from autoreg.plan import NetworkPlan
 
 GRID = ("66", "66", "66")
 NODE_LIMIT_MM = 0.05
@@ -82,7 +82,7 @@ def predict(golden: dict[str, Any], files: Files, device: str) -> Prediction:
     sitk.WriteImage(golden_image(golden, "B"), str(fixed))
     sitk.WriteImage(golden_image(golden, "A"), str(moving))
     with torch.device("meta"):
-        template = build_network(NetworkPlan("gradicon", FULL_CASCADE, 1.0), 1).state_dict()
+        template = build_network(GradICONPlan(FULL_CASCADE, 1.0), 1).state_dict()
     torch.save(keyed_state_dict(template), files.weights)
     model = str(files.model)
     run(

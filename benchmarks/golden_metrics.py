@@ -19,15 +19,11 @@ import numpy as np
 import torch
 
 from autoreg.evaluation.arrays import as_tensor
-from autoreg.evaluation.fields import (
-    central_determinant,
-    ndv,
-    sdlogj,
-    tetrahedron_determinants,
-)
+from autoreg.evaluation.fields import central_determinant, ndv, sdlogj
 from autoreg.evaluation.landmarks import tre_centroids, tre_learn2reg
 from autoreg.evaluation.overlap import dice
 from autoreg.evaluation.surface import hd95, robust_hausdorff, surfel_areas, surfels
+from autoreg.numerics.tetrahedra import tetrahedron_determinants
 
 TOLERANCE = 1e-9
 UNIT = (1.0, 1.0, 1.0)
@@ -48,7 +44,10 @@ def note(deviations: Deviations, what: str, found: Any, expected: Any) -> None: 
 
 def check_determinants(u: torch.Tensor, expected: dict[str, Any], out: Deviations) -> None:
     """The eleven determinant maps."""
-    maps = dict(tetrahedron_determinants(u.to(torch.float64)))
+    maps = {
+        "central": central_determinant(u),
+        **dict(tetrahedron_determinants(u.to(torch.float64))),
+    }
     for name, numbers in expected.items():
         own = maps[CORNERS.get(name, name.translate(str.maketrans("", "", "xyz")))]
         what = "star determinants" if "star" in name else "corner and central determinants"

@@ -1,19 +1,22 @@
 """Planned against measured peak memory: one training step, one IO step, one prediction.
 
-    python benchmarks/memory_estimate.py [--device cuda] [--full]
+    python benchmarks/memory_estimate.py [--device cuda] [--full] [--architecture sitreg ...]
 
 Each measurement runs in a fresh process, as a command would: on the CPU the peak resident size,
 on CUDA the peak that torch reserved. Printed is estimate / measured.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from autoreg.command import resolve_device, set_passive_threads, steady_heap
+from autoreg.io.records import from_plain, to_plain
+from autoreg.network_plan import ARCHITECTURES, GradICONPlan, NetworkPlan, Shape
 from autoreg.plan import (
     AlignmentPlan,
     AugmentationPlan,
@@ -22,11 +25,12 @@ from autoreg.plan import (
     IntensityPlan,
     LossPlan,
     MemoryPlan,
-    NetworkPlan,
     Plan,
-    Shape,
     TrainingPlan,
 )
+from autoreg.planning import rules_sitreg, rules_transmorph
+from autoreg.planning.rules_sitreg import Channels, build_sitreg
+from autoreg.planning.rules_transmorph import Size, build_transmorph, choose_window
 
 JOBS = ("training", "instance_optimisation", "prediction")
 
@@ -35,30 +39,68 @@ JOBS = ("training", "instance_optimisation", "prediction")
 class Setting:
     """What is varied."""
 
+    network: NetworkPlan
     shape: Shape
-    width: float
+    name: str
     batch: int = 1
-    similarity: str = "lncc"
+    similarity: str = ""
+
+
+def cascade(shape: Shape, width: float, batch: int = 1, similarity: str = "lncc") -> Setting:
+    """A GradICON cascade."""
+    network = GradICONPlan((0.25, 0.5, 1.0, 1.0), width)
+    return Setting(network, shape, f"gradicon, width {width:g}", batch, similarity)
+
+
+def sitreg(
+    shape: Shape, channels: Channels, batch: int = 1, *, checkpointing: bool = False
+) -> Setting:
+    """A SITReg network of the planner's."""
+    network = build_sitreg(channels, channels.levels, (1.0, 1.0, 1.0), checkpointing=checkpointing)
+    name = f"sitreg {channels.features[1]}" + (", checkpointing" if checkpointing else "")
+    return Setting(network, shape, name, batch, "windowed_ncc")
+
+
+def transmorph(shape: Shape, size: Size, batch: int = 1) -> Setting:
+    """A TransMorph of the planner's."""
+    network = build_transmorph(size, choose_window(shape).value)
+    return Setting(
+        network, shape, f"transmorph {size.embedding}, {size.variant}", batch, "windowed_ncc"
+    )
 
 
 CPU_SETTINGS = (
-    Setting((48, 48, 48), 1.0),
-    Setting((64, 64, 64), 0.5),
-    Setting((96, 80, 64), 0.5),
-    Setting((40, 72, 56), 0.25, batch=2),
-    Setting((64, 64, 64), 0.5, similarity="mind"),
-    Setting((32, 32, 32), 0.25),
+    cascade((48, 48, 48), 1.0),
+    cascade((64, 64, 64), 0.5),
+    cascade((96, 80, 64), 0.5),
+    cascade((40, 72, 56), 0.25, batch=2),
+    cascade((64, 64, 64), 0.5, similarity="mind"),
+    cascade((32, 32, 32), 0.25),
+    sitreg((52, 72, 64), rules_sitreg.CPU),
+    sitreg((64, 64, 64), rules_sitreg.OASIS),
+    sitreg((64, 64, 64), rules_sitreg.OASIS, checkpointing=True),
+    sitreg((96, 80, 64), rules_sitreg.OASIS),
+    sitreg((64, 64, 64), rules_sitreg.LUMIR),
+    sitreg((40, 72, 56), rules_sitreg.CPU, batch=2),
+    transmorph((64, 64, 64), rules_transmorph.CPU),
+    transmorph((64, 64, 64), rules_transmorph.OASIS),
+    transmorph((64, 96, 64), rules_transmorph.BASE),
+    transmorph((64, 64, 32), rules_transmorph.CPU, batch=2),
 )
 LARGE_SETTINGS = (
-    Setting((128, 128, 128), 1.0),
-    Setting((175, 175, 175), 1.0),
-    Setting((175, 175, 175), 1.0, batch=4),
+    cascade((128, 128, 128), 1.0),
+    cascade((175, 175, 175), 1.0),
+    cascade((175, 175, 175), 1.0, batch=4),
+    sitreg((156, 220, 188), rules_sitreg.OASIS),
+    sitreg((156, 220, 188), rules_sitreg.LUMIR),
+    transmorph((160, 224, 192), rules_transmorph.BASE),
 )
 
 
 def make_plan(setting: Setting) -> Plan:
     """A plan of these settings; the rest is as published."""
-    levels = (0.25, 0.5, 1.0, 1.0)
+    regularity = "gradicon" if setting.network.architecture == "gradicon" else "diffusion"
+    optimiser = "amsgrad" if setting.network.architecture == "transmorph" else "adam"
     augmentation = AugmentationPlan(50, 0.5, 10.0, 5.0, 0.03, 0.5, 0, 0.1, 0.2)
     return Plan(
         format=1,
@@ -71,9 +113,11 @@ def make_plan(setting: Setting) -> Plan:
         grid=GridPlan(setting.shape, (1.0, 1.0, 1.0), False),
         alignment=AlignmentPlan("centres"),
         intensity={"MR": IntensityPlan("quantiles", 0.0, 0.99)},
-        network=NetworkPlan("gradicon", levels, setting.width),
-        loss=LossPlan(setting.similarity, {}, "gradicon", 1.5),
-        training=TrainingPlan(80, 64, 100, setting.batch, 5e-5, augmentation, 5, 0),
+        network=setting.network,
+        loss=LossPlan(setting.similarity, {}, regularity, 1.5),
+        training=TrainingPlan(
+            80, 64, 100, setting.batch, 5e-5, augmentation, 5, 0, optimiser=optimiser
+        ),
         instance_optimisation=InstanceOptimisationPlan(
             "gradient_projection", "random_one", 3, "amsgrad", 2e-5, 1e-3, 0, 0.0, 0
         ),
@@ -83,17 +127,16 @@ def make_plan(setting: Setting) -> Plan:
 
 def measure(setting: Setting, job: str, device_name: str) -> int:
     """Peak bytes of a job in a fresh process."""
-    shape = ",".join(map(str, setting.shape))
-    command = [sys.executable, __file__, "--device", device_name, "--one"]
-    arguments = [job, shape, str(setting.width), str(setting.batch), setting.similarity]
-    result = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    command = [sys.executable, __file__, "--device", device_name, "--job", job]
+    plan = json.dumps(to_plain(make_plan(setting)))
+    result = subprocess.run(command, input=plan, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise SystemExit(f"{job} at {setting}: {result.stderr.strip()}")
     return int(result.stdout.split()[-1])
 
 
-def run_job(arguments: list[str], device_name: str) -> None:
-    """The measured process: do a job as the commands do and print the peak."""
+def run_job(job: str, device_name: str) -> None:
+    """The measured process: do a job with a plan from stdin as the commands do; print the peak."""
     set_passive_threads()
     steady_heap()
     import torch
@@ -105,14 +148,11 @@ def run_job(arguments: list[str], device_name: str) -> None:
     from autoreg.networks.factory import build_network
     from autoreg.registration.objective import Objective
 
-    job, shape, width, batch, similarity = arguments
-    depth, height, breadth = (int(n) for n in shape.split(","))
-    setting = Setting((depth, height, breadth), float(width), int(batch), similarity)
-    plan, device = make_plan(setting), resolve_device(device_name)
-    count = setting.batch if job == "training" else 1
+    plan, device = from_plain(Plan, json.load(sys.stdin), "stdin"), resolve_device(device_name)
+    count = plan.training.batch_size if job == "training" else 1
     network = build_network(plan.network, 1).to(device)
-    fixed, moving = (torch.rand(count, 1, *setting.shape, device=device) for _ in range(2))
-    objective = Objective.from_plan(plan.loss)
+    fixed, moving = (torch.rand(count, 1, *plan.grid.shape, device=device) for _ in range(2))
+    objective = Objective.from_plan(plan)
     jobs: dict[str, Callable[[], None]] = {
         "training": lambda: train(plan, network, objective, moving, fixed),
         "instance_optimisation": lambda: optimise_pair(plan, network, objective, moving, fixed),
@@ -126,13 +166,17 @@ def train(plan, network, objective, moving, fixed) -> None:  # type: ignore[no-u
     """Three steps as the trainer takes them."""
     import torch
 
-    optimiser = torch.optim.Adam(network.parameters(), lr=plan.training.learning_rate)
+    optimiser = torch.optim.Adam(
+        network.parameters(),
+        lr=plan.training.learning_rate,
+        amsgrad=plan.training.optimiser == "amsgrad",
+    )
     generator = torch.Generator().manual_seed(0)
     network.train()
     for _ in range(3):
+        optimiser.zero_grad(set_to_none=True)
         maps = network(moving, fixed)
         loss = objective.bind(moving, fixed)(maps, generator)
-        optimiser.zero_grad(set_to_none=True)
         loss.total.backward()
         optimiser.step()
 
@@ -165,29 +209,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--full", action="store_true", help="also 128^3 and 175^3")
-    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one:
-        run_job(arguments.one, arguments.device)
+    if arguments.job:
+        run_job(arguments.job, arguments.device)
         return 0
-    from autoreg.planning.memory import estimate_memory
-
-    cuda = arguments.device.startswith("cuda")
     settings = (*CPU_SETTINGS, *(LARGE_SETTINGS if arguments.full else ()))
-    print(f"{'grid':>14} {'width':>5} {'batch':>5} {'loss':>6}  {'job':<22}"
+    print(f"{'network':>26} {'grid':>12} {'batch':>5} {'loss':>12}  {'job':<22}"
           f"{'estimate':>10} {'measured':>10} {'ratio':>6}")  # fmt: skip
     for setting in settings:
-        plan = make_plan(setting)
-        estimate = estimate_memory(replace(plan), limit=0, cuda=cuda)
-        for job in JOBS:
-            planned, found = getattr(estimate, job), measure(setting, job, arguments.device)
-            grid = "x".join(map(str, setting.shape))
-            print(
-                f"{grid:>14} {setting.width:>5} {setting.batch:>5} {setting.similarity:>6}  "
-                f"{job:<22}{planned / 2**20:>9.0f}M {found / 2**20:>9.0f}M {planned / found:>6.3f}",
-                flush=True,
-            )
+        if setting.network.architecture in arguments.architecture:
+            compare(setting, arguments.device)
     return 0
+
+
+def compare(setting: Setting, device: str) -> None:
+    """Print the lines of a setting."""
+    from autoreg.planning.memory import estimate_memory
+
+    estimate = estimate_memory(make_plan(setting), limit=0, cuda=device.startswith("cuda"))
+    for job in JOBS:
+        planned, found = getattr(estimate, job), measure(setting, job, device)
+        grid = "x".join(map(str, setting.shape))
+        print(
+            f"{setting.name:>26} {grid:>12} {setting.batch:>5} {setting.similarity:>12}  "
+            f"{job:<22}{planned / 2**20:>9.0f}M {found / 2**20:>9.0f}M {planned / found:>6.3f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

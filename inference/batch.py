@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -87,10 +88,10 @@ def predict_all(request: PredictRequest, device: torch.device) -> Report:
     worker = _Worker(request, predictor, checkpoint.absolute())
     outcomes: dict[str, list[str]] = {"predicted": [], "skipped": [], "failed": []}
     for number, pair in enumerate(pairs, 1):
-        outcome, message = worker.run(pair)
-        outcomes[outcome].append(pair.case)
-        level = logging.ERROR if outcome == "failed" else logging.INFO
-        logger.log(level, "[%d/%d] %s: %s", number, len(pairs), pair.case, message)
+        outcome = worker.run(pair)
+        outcomes[outcome.kind].append(pair.case)
+        text = (number, len(pairs), pair.case, outcome.message)
+        logger.log(outcome.level, "[%d/%d] %s: %s", *text)
     return Report(**{key: tuple(cases) for key, cases in outcomes.items()})
 
 
@@ -114,6 +115,14 @@ def _save_context(request: PredictRequest, checkpoint: Path, predictor: Predicto
     save_record(arguments, request.output / "arguments.json")
 
 
+class _Outcome(NamedTuple):
+    """What came of a pair: "predicted", "skipped" or "failed", a message and how loud it is."""
+
+    kind: str
+    message: str
+    level: int
+
+
 @dataclass(frozen=True)
 class _Worker:
     """Predicts single pairs of one request."""
@@ -122,8 +131,8 @@ class _Worker:
     predictor: Predictor
     checkpoint: Path
 
-    def run(self, pair: PairFiles) -> tuple[str, str]:
-        """Predict a pair unless it is complete; give the outcome and a message."""
+    def run(self, pair: PairFiles) -> _Outcome:
+        """Predict a pair unless it is complete."""
         folder = self.request.output / pair.case
         try:
             pair = replace(
@@ -134,7 +143,7 @@ class _Worker:
             digest = request_digest(pair, self.checkpoint, self.predictor.plan)
             if self.request.skip_complete and is_complete(folder, digest):
                 mark_finished(folder)
-                return "skipped", "complete already"
+                return _Outcome("skipped", "complete already", logging.INFO)
             begin_case(folder)
             result = self._predict(pair, folder, digest)
             save_record(result, folder / RESULT_FILE)
@@ -143,8 +152,10 @@ class _Worker:
             reason = reason_of(error, f"case {pair.case}", _MORE_MEMORY)
             mark_failed(folder, reason)
             kept = "; its earlier results are kept" if (folder / RESULT_FILE).exists() else ""
-            return "failed", f"failed: {reason} ({_files_text(pair)}){kept}"
-        return "predicted", _result_text(result)
+            message = f"failed: {reason} ({_files_text(pair)}){kept}"
+            return _Outcome("failed", message, logging.ERROR)
+        level = logging.WARNING if result.warnings else logging.INFO
+        return _Outcome("predicted", _result_text(result), level)
 
     def _predict(self, pair: PairFiles, folder: Path, digest: str) -> Result:
         start = time.perf_counter()
@@ -246,6 +257,11 @@ def _optimisation_record(registration: Registration, predictor: Predictor) -> Op
 def _warnings(prediction: Prediction, field: FieldRecord, landmarks: str | None) -> tuple[str, ...]:
     found = [] if landmarks is None else [landmarks]
     registration = prediction.registration
+    if field.ndv_percent > 0:
+        found.append(
+            f"the displacement folds: its non-diffeomorphic volume (NDV) is "
+            f"{field.ndv_percent:.3g} % of the fixed image ({field.ndv_vox:.3g} voxels)"
+        )
     if field.folded_percent > 0:
         found.append(
             f"the transform folds in {field.folded_percent:.3g} % of the network grid's cells"

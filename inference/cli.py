@@ -18,6 +18,7 @@ from autoreg.paths import resolve_paths
 
 IO_MODES = ("gradient_projection", "vanilla", "none")
 IO_PROJECTIONS = ("random_one", "both")
+ORIGINS = ("unigradicon", "sitreg", "transmorph")
 
 
 def main_predict(argv: Sequence[str] | None = None) -> int:
@@ -143,28 +144,39 @@ def main_import_weights(argv: Sequence[str] | None = None) -> int:
         "autoreg_import_weights", "Make a model folder from weights published by others."
     )
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="e.g. Step_2_final.trch of uniGradICON")
-    add("--from", dest="origin", required=True, choices=("unigradicon",), help="who published it")
+    add("file", type=Path, metavar="FILE",
+        help="e.g. Step_2_final.trch of uniGradICON, model_epoch_024.pt of SITReg, a *.pth.tar of "
+        "TransMorph")  # fmt: skip
+    add("--from", dest="origin", required=True, choices=ORIGINS, help="who published it")
     add("-o", "--output", type=Path, required=True, metavar="MODEL", help="model folder to make")
-    add("--grid", type=whole_number(0), nargs=3, metavar=("D", "H", "W"), default=(175, 175, 175),
-        help="grid of the network (default: 175 175 175, as published)")  # fmt: skip
-    add("--modality", choices=("mr", "ct"), default="mr",
-        help="modality of both images unless prediction says otherwise (default: mr)")  # fmt: skip
+    add("--grid", type=whole_number(0), nargs=3, metavar=("D", "H", "W"),
+        help="grid of the network (default: the one that the weights were trained at)")  # fmt: skip
+    add("--settings", type=Path, metavar="FILE.json",
+        help="sitreg: the JSON configuration that the weights were trained with (default: "
+        "training_config.json beside FILE)")  # fmt: skip
+    add("--window", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="sitreg, transmorph: intensities that become 0 and 1 (default: as published)",
+        )  # fmt: skip
+    add("--modality", choices=("mr", "ct"),
+        help="unigradicon: modality of both images unless prediction says otherwise (default: mr)",
+        )  # fmt: skip
     add("--overwrite", action="store_true", help="replace a model that is there already")
     return run_command(_import_weights, parser.parse_args(argv))
 
 
 def _import_weights(arguments: argparse.Namespace) -> None:
-    from autoreg.inference.import_weights import ImportOptions, import_unigradicon
+    from autoreg.inference.import_weights import import_text, import_weights
+    from autoreg.inference.imported import ImportOptions
 
-    summary = import_unigradicon(
-        arguments.file,
-        arguments.output,
-        ImportOptions(
-            tuple(arguments.grid), arguments.modality.upper(), overwrite=arguments.overwrite
-        ),
+    options = ImportOptions(
+        grid=None if arguments.grid is None else tuple(arguments.grid),
+        modality=None if arguments.modality is None else arguments.modality.upper(),
+        window=None if arguments.window is None else tuple(arguments.window),
+        settings=arguments.settings,
+        overwrite=arguments.overwrite,
     )
-    print(summary)
+    imported = import_weights(arguments.origin, arguments.file, arguments.output, options)
+    print(import_text(imported, arguments.file, arguments.output))
 
 
 def main_demo(argv: Sequence[str] | None = None) -> int:

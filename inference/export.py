@@ -9,8 +9,10 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from autoreg.errors import UsageError
+from autoreg.evaluation.fields import ndv, voxel_displacement
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.transforms import (
     Affine,
@@ -38,6 +40,7 @@ from autoreg.io.result import (
     warped_files,
 )
 from autoreg.io.transforms import write_displacement
+from autoreg.numerics.coordinates import index_grid
 from autoreg.numerics.folding import folded_cells
 from autoreg.numerics.jacobian import jacobian_determinant
 from autoreg.registration.instance_optimisation import Trace
@@ -223,16 +226,14 @@ def field_record(
         u_mm: (D, H, W, 3) xyz mm, on `geometry`.
         geometry: The fixed image's.
         transform: Its affine part is the initial alignment, which the Jacobian is relative to;
-            its displacement fields are searched for folds on their own grids.
+            and so are the folds of the exported one; its displacement fields are searched for
+            folds on their own grids, too.
         residual_mm: (D, H, W) of the inverse on the moving grid, infinite where there is none.
     """
     length_mm = np.sqrt(np.einsum("dhwc,dhwc->dhw", u_mm, u_mm))
-    to_index = geometry.world_to_index[:3, :3].astype(np.float32)
-    u_vox = torch.from_numpy(np.einsum("ic,dhwc->idhw", to_index, u_mm))[None]
-    alignment = np.prod(
-        [np.linalg.det(t.matrix[:3, :3]) for t in transform.transforms if isinstance(t, Affine)]
-    )
-    jacobian = jacobian_determinant(u_vox).numpy() / alignment
+    u_vox = _relative_to_alignment(voxel_displacement(u_mm, geometry), geometry, transform)
+    jacobian = jacobian_determinant(u_vox[None]).numpy()
+    volume = ndv(u_vox)
     fields = [t for t in transform.transforms if isinstance(t, DisplacementField)]
     folds = sum(len(folded_cells(torch.from_numpy(f.u_vox)[None]).lower_vox) for f in fields)
     cells = sum(int(np.prod([n + 1 for n in f.geometry.shape])) for f in fields)
@@ -242,10 +243,36 @@ def field_record(
         maximum_mm=float(length_mm.max()),
         jacobian_minimum=float(jacobian.min()),
         folded_percent=100 * folds / max(1, cells),
+        ndv_percent=100 * volume.volume_vox / max(1, volume.voxels),
+        ndv_vox=volume.volume_vox,
         inverse_residual_mean_mm=float(known.mean()) if known.size else None,
         inverse_residual_maximum_mm=float(known.max()) if known.size else None,
         inverse_missing_percent=float(100 * (1 - known.size / residual_mm.size)),
     )
+
+
+def _relative_to_alignment(u_vox: Tensor, geometry: Geometry, transform: Composite) -> Tensor:
+    """What is left of a displacement once the initial alignment is undone; offsets are left out.
+
+    With T(x) = x + u(x) in indices of the grid and L the alignment's linear part in them, this is
+    L^-1 T - id: its folds are those of the deformation, also where the alignment mirrors.
+
+    Args:
+        u_vox: (3, D, H, W).
+        geometry: The grid.
+        transform: Its affine parts are the alignment.
+    """
+    linear = np.eye(3)
+    for part in transform.transforms:
+        if isinstance(part, Affine):
+            linear = part.matrix[:3, :3] @ linear
+    to_index, to_world = geometry.world_to_index[:3, :3], geometry.index_to_world[:3, :3]
+    undo = torch.from_numpy(np.linalg.inv(to_index @ linear @ to_world)).to(u_vox)
+    left = torch.einsum("ij,jdhw->idhw", undo, u_vox)
+    if torch.equal(undo, torch.eye(3).to(undo)):
+        return left
+    nodes = index_grid(u_vox.shape[1:], dtype=u_vox.dtype)[0]
+    return left + torch.einsum("ij,jdhw->idhw", undo - torch.eye(3).to(undo), nodes)
 
 
 def _write_warped(warped: Volume, pair: PairFiles, folder: Path) -> list[str]:

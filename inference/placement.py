@@ -1,16 +1,23 @@
 """Whether a pair lies and looks as the plan takes for granted, in words."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoreg.geometry.foreground import foreground_centre_mm
 from autoreg.geometry.volume import Volume
-from autoreg.plan import Plan
+from autoreg.plan import IntensityPlan, Plan
 from autoreg.registration.prepare import prepared_geometry
 
 # Air is at -1000 HU; no other common modality has values that low.
 _AIR_HU = -500.0
+
+# Of all voxels: no window cuts off as much of an image that it was made for, ...
+_MANY = 0.1
+# ... and none is as much longer than the intensities in it.
+_LITTLE = 0.02
 
 
 def placement_notes(fixed: Volume, moving: Volume, plan: Plan) -> tuple[str, ...]:
@@ -63,15 +70,30 @@ def modality_notes(
     """
     notes = []
     for channel, modality in zip(volume.array, modalities, strict=True):
-        scheme, lowest = plan.intensity[modality], float(channel.min())
-        if scheme.kind == "window" and scheme.lower < 0 <= lowest:
-            found, expected = "no value below 0", f"{modality} with values from {scheme.lower:g}"
-        elif scheme.kind == "quantiles" and lowest < _AIR_HU:
-            found, expected = f"values down to {lowest:g}, as CT has", modality
-        else:
-            continue
-        notes.append(
-            f"the {name} image has {found}, and was scaled as {expected}: check which image is "
-            "which, or say it with --fixed-modality and --moving-modality"
-        )
+        scheme, found = plan.intensity[modality], None
+        if scheme.kind == "window":
+            found = _beside_window(channel, scheme)
+        elif float(channel.min()) < _AIR_HU:
+            found = f"values down to {float(channel.min()):g}, as CT has"
+        if found is not None:
+            scaled = modality
+            if scheme.kind == "window":
+                scaled += f", {scheme.lower:g} to {scheme.upper:g}"
+            notes.append(
+                f"the {name} image has {found}, and was scaled as {scaled}: check which image is "
+                "which, or say it with --fixed-modality and --moving-modality"
+            )
     return tuple(notes)
+
+
+def _beside_window(channel: NDArray[Any], window: IntensityPlan) -> str | None:
+    """What shows that an image was not meant for a window; None if nothing does."""
+    lowest, highest = float(channel.min()), float(channel.max())
+    if window.lower < 0 <= lowest:
+        return "no value below 0"
+    if highest < window.lower + _LITTLE * (window.upper - window.lower):
+        return f"values up to {highest:g} alone"
+    above = float((channel > window.upper).mean())
+    if above > _MANY:
+        return f"{100 * above:.0f} % of its voxels above {window.upper:g}, which were clamped"
+    return None

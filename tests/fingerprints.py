@@ -3,6 +3,7 @@
 import itertools
 
 from autoreg.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics, PairFingerprint
+from autoreg.network_plan import GradICONPlan
 from autoreg.plan import (
     AlignmentPlan,
     AugmentationPlan,
@@ -11,7 +12,6 @@ from autoreg.plan import (
     IntensityPlan,
     LossPlan,
     MemoryPlan,
-    NetworkPlan,
     Plan,
     TrainingPlan,
 )
@@ -98,7 +98,7 @@ def small_plan(configuration="default", epochs=80, **changes):
         "grid": GridPlan((16, 20, 24), (2.0, 2.0, 2.5), True),
         "alignment": AlignmentPlan("world", (0.0, 1.0, 2.0)),
         "intensity": {"MR": IntensityPlan("quantiles", 0.0, 0.99)},
-        "network": NetworkPlan("gradicon", (0.5, 1.0), 0.5),
+        "network": GradICONPlan((0.5, 1.0), 0.5),
         "loss": LossPlan("lncc", {"sigma": 2.0}, "gradicon", 1.5),
         "training": TrainingPlan(
             epochs, 64, 100, 1, 5e-5, AugmentationPlan(50, 0.5, 10, 5, 0.03, 0.5, 0, 0.1, 0.2), 5, 0

@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from golden_inputs import keyed_state_dict, volume
 
+from autoreg.network_plan import GradICONPlan
 from autoreg.networks.gradicon import GradICON
 from autoreg.plan import (
     PLAN_FORMAT,
@@ -15,7 +16,6 @@ from autoreg.plan import (
     IntensityPlan,
     LossPlan,
     MemoryPlan,
-    NetworkPlan,
     Plan,
     TrainingPlan,
 )
@@ -40,7 +40,7 @@ def example_plan(**changes):
             "MR": IntensityPlan("quantiles", 0.0, 0.99),
             "CT": IntensityPlan("window", -1000.0, 1000.0),
         },
-        network=NetworkPlan("gradicon", LEVELS, 0.125),
+        network=GradICONPlan(LEVELS, 0.125),
         loss=LossPlan("lncc", {"sigma": 2.0}, "gradicon", 1.5),
         training=TrainingPlan(
             1, 0, 1, 1, 5e-5, AugmentationPlan(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0.0), 1, 0

@@ -10,11 +10,11 @@ from golden_inputs import keyed_state_dict
 
 from autoreg.inference.published_plan import published_plan
 from autoreg.io.records import save_record
+from autoreg.network_plan import GradICONPlan
 from autoreg.networks.factory import build_network
-from autoreg.plan import NetworkPlan
 from autoreg.training.checkpoint import Checkpoint, save_checkpoint
 
-NETWORK = NetworkPlan("gradicon", (0.5, 1.0), 0.125)
+NETWORK = GradICONPlan((0.5, 1.0), 0.125)
 GRID = (18, 20, 16)
 
 # Directions of ITK's (x, y, z) index axes, column by column.
@@ -45,19 +45,19 @@ def tiny_plan(**changes):
     return dataclasses.replace(plan, **{"instance_optimisation": io, **changes})
 
 
-def strong_weights(network, channels=1):
-    """Weights that displace by a few voxels, smoothly."""
+def strong_weights(network, channels=1, strength=1):
+    """Weights that displace by a few voxels, smoothly; far stronger ones fold."""
     with torch.device("meta"):
         template = build_network(network, channels).state_dict()
     weights = keyed_state_dict(template)
     for key in weights:
         if "lastConv" in key:
-            weights[key] = weights[key] * 2
+            weights[key] = weights[key] * 2 * strength
     return weights
 
 
-def save_model(folder, plan, fold="all"):
-    network = strong_weights(plan.network, len(plan.fixed_modalities))
+def save_model(folder, plan, fold="all", strength=1):
+    network = strong_weights(plan.network, len(plan.fixed_modalities), strength)
     levels = len(plan.network.level_factors)
     save_checkpoint(
         folder / f"fold_{fold}" / "checkpoint_final.pt",

@@ -5,11 +5,9 @@ along array axis c. In these units the determinant of the Jacobian is that of th
 whatever spacing and direction the grid has (`voxel_displacement` converts).
 """
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,13 +15,10 @@ from autoreg.errors import GeometryError
 from autoreg.evaluation.arrays import Array, as_tensor
 from autoreg.geometry.grid import Geometry
 from autoreg.numerics.jacobian import jacobian_determinant
+from autoreg.numerics.tetrahedra import tetrahedron_determinants
 
 # Voxels per slab: 10 determinants in float64 then need about 200 MB and stay near the caches.
 _SLAB_VOXELS = 400_000
-
-_Offset = tuple[int, int, int]
-_STAR_1: tuple[_Offset, ...] = ((-1, -1, 0), (-1, 0, -1), (0, -1, -1))
-_STAR_2: tuple[_Offset, ...] = ((1, 1, 0), (0, 1, 1), (1, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -97,40 +92,13 @@ def ndv(u_vox: Array, mask: Array | None = None) -> NonDiffeomorphicVolume:
     voxels = folded = 0
     for field, inside in _slabs(u_vox, mask):
         voxels += int(inside.sum())
-        for name, determinant in tetrahedron_determinants(field):
-            count = int(((determinant <= 0) & inside).sum())
-            if name == "central":
-                folded += count
-                continue
+        central = jacobian_determinant(field[None])[0, 1:-1, 1:-1, 1:-1]
+        folded += int(((central <= 0) & inside).sum())
+        for _, determinant in tetrahedron_determinants(field):
             volume += float((determinant.clamp(max=0) * inside).sum()) / -12
-            tetrahedra += count / 10
+            tetrahedra += int(((determinant <= 0) & inside).sum()) / 10
     fraction = volume / voxels if voxels else float("nan")
     return NonDiffeomorphicVolume(fraction, volume, voxels, folded, tetrahedra)
-
-
-def tetrahedron_determinants(u_vox: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The determinants behind `ndv`, one after the other.
-
-    Args:
-        u_vox: (3, D, H, W) float64.
-
-    Yields:
-        Names and (D - 2, H - 2, W - 2) maps: "central", the eight corners "+++" ... "---" (signs
-        along d, h, w), "star_1" and "star_2".
-    """
-    yield "central", jacobian_determinant(u_vox[None])[0, 1:-1, 1:-1, 1:-1]
-    unit = [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
-    forward = [_edge(u_vox, (o[0], o[1], o[2])) for o in unit]
-    backward = [-_edge(u_vox, (-o[0], -o[1], -o[2])) for o in unit]
-    for sign_d, sign_h in itertools.product("+-", repeat=2):
-        first = forward[0] if sign_d == "+" else backward[0]
-        second = forward[1] if sign_h == "+" else backward[1]
-        normal = _cross(first, second)  # shared by two corners
-        yield f"{sign_d}{sign_h}+", _dot(normal, forward[2])
-        yield f"{sign_d}{sign_h}-", _dot(normal, backward[2])
-    for name, offsets in (("star_1", _STAR_1), ("star_2", _STAR_2)):
-        rows = [_edge(u_vox, offset) for offset in offsets]
-        yield name, _dot(_cross(rows[0], rows[1]), rows[2])
 
 
 def central_determinant(u_vox: Array, crop: int = 1) -> Tensor:
@@ -205,25 +173,3 @@ def _require_mask_fits(u_vox: Array, mask: Array | None) -> None:
             f"the mask's shape {tuple(mask.shape)} differs from the displacement's grid "
             f"{tuple(u_vox.shape[1:])}"
         )
-
-
-def _edge(u_vox: Tensor, offset: _Offset) -> Tensor:
-    """T(p + offset) - T(p) at the inner voxels, (3, D - 2, H - 2, W - 2)."""
-    size = u_vox.shape[1:]
-    shifted = tuple(slice(1 + o, n - 1 + o) for o, n in zip(offset, size, strict=True))
-    edge = u_vox[:, *shifted] - u_vox[:, 1:-1, 1:-1, 1:-1]
-    for axis in np.flatnonzero(offset):
-        edge[axis] += offset[axis]
-    return edge
-
-
-def _cross(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        a[1] * b[2] - a[2] * b[1],
-        a[2] * b[0] - a[0] * b[2],
-        a[0] * b[1] - a[1] * b[0],
-    )
-
-
-def _dot(a: tuple[Tensor, Tensor, Tensor], b: Tensor) -> Tensor:
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]

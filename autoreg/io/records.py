@@ -37,7 +37,8 @@ def from_plain(cls: type[T], data: object, where: str, error: type[AutoregError]
 
     Args:
         cls: A dataclass whose fields are annotated with primitives, `Literal`, `tuple`, `dict`,
-            optional values or other dataclasses.
+            optional values, other dataclasses, or unions of dataclasses that a `Literal` field
+            with a single value tells apart.
         data: What `json.loads` gave.
         where: The file (and place in it) that messages name.
         error: The class of the error to raise.
@@ -126,7 +127,8 @@ def _build(kind: Any, data: Any, where: str, error: type[AutoregError]) -> Any: 
         if data is None and type(None) in arguments:
             return None
         rest = [a for a in arguments if a is not type(None)]
-        return _build(rest[0], data, where, error)
+        chosen = rest[0] if len(rest) == 1 else _choose(rest, data, where, error)
+        return _build(chosen, data, where, error)
     if origin is Literal:
         if data not in arguments:
             _fail(where, "one of " + ", ".join(map(str, arguments)), data, error)
@@ -138,6 +140,29 @@ def _build(kind: Any, data: Any, where: str, error: type[AutoregError]) -> Any: 
             _fail(where, "an object", data, error)
         return {k: _build(arguments[1], v, f"{where}: {k}", error) for k, v in data.items()}
     return _build_primitive(kind, data, where, error)
+
+
+def _choose(kinds: Any, data: Any, where: str, error: type[AutoregError]) -> Any:  # noqa: ANN401
+    """The one of several dataclasses that says of itself what `data` says.
+
+    Each of them has a field that can have but one value, by which it is known.
+    """
+    if not isinstance(data, dict):
+        _fail(where, "an object", data, error)
+    named: dict[object, Any] = {}
+    for kind in kinds:
+        for name, hint in typing.get_type_hints(kind).items():
+            if typing.get_origin(hint) is Literal and len(typing.get_args(hint)) == 1:
+                key, value = name, typing.get_args(hint)[0]
+                named[value] = kind
+    if key not in data:
+        raise error(f'{where}: the key "{key}" is missing; found: {", ".join(data) or "none"}')
+    if not isinstance(data[key], str) or data[key] not in named:
+        raise error(
+            f"{where}: {key}: {json.dumps(data[key])} is unknown; "
+            + did_you_mean(str(data[key]), [str(value) for value in named])
+        )
+    return named[data[key]]
 
 
 def _build_tuple(arguments: Any, data: Any, where: str, error: type[AutoregError]) -> Any:  # noqa: ANN401
@@ -175,13 +200,22 @@ def _build_dataclass(cls: type, data: Any, where: str, error: type[AutoregError]
     for key in data:
         if key not in fields:
             raise error(f'{where}: unknown key "{key}"; {did_you_mean(key, fields)}')
+    missing = [
+        f'"{name}"'
+        for name, field in fields.items()
+        if name not in data
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        keys = f"key {missing[0]} is" if len(missing) == 1 else f"keys {', '.join(missing)} are"
+        raise error(f"{where}: the {keys} missing; found: {', '.join(data) or 'none'}")
     kinds = typing.get_type_hints(cls)
-    values = {}
-    for name, field in fields.items():
-        if name in data:
-            values[name] = _build(kinds[name], data[name], f"{where}: {name}", error)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise error(f'{where}: the key "{name}" is missing; found: {", ".join(data) or "none"}')
+    values = {
+        name: _build(kinds[name], data[name], f"{where}: {name}", error)
+        for name in fields
+        if name in data
+    }
     try:
         return cls(**values)
     except AutoregError as cause:

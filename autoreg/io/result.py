@@ -10,7 +10,7 @@ from autoreg.errors import DataError
 from autoreg.io.cases import LandmarkFrame
 from autoreg.io.records import from_plain, load_json
 
-RESULT_FORMAT = 2
+RESULT_FORMAT = 3
 
 RESULT_FILE = "result.json"
 DISPLACEMENT_FILE = "displacement.nii.gz"
@@ -116,6 +116,10 @@ class FieldRecord:
             alignment, on the fixed grid by central differences.
         folded_percent: Share of the cells of the network's grid that are turned inside out at one
             of their corners; stricter than central differences, which miss narrow folds.
+        ndv_percent: Non-diffeomorphic volume of the displacement relative to the initial
+            alignment, on the fixed grid: the volume of its folded tetrahedra as a share of all
+            voxels off the border. 0: a digital diffeomorphism up to tetrahedra of no volume.
+        ndv_vox: The same in voxels of the fixed grid.
         inverse_residual_mean_mm: Mean distance between T(inverse(q)) and q over the voxels q of
             the moving grid at which an inverse exists; null where it exists nowhere.
         inverse_residual_maximum_mm: Largest such distance.
@@ -127,6 +131,8 @@ class FieldRecord:
     maximum_mm: float
     jacobian_minimum: float
     folded_percent: float
+    ndv_percent: float
+    ndv_vox: float
     inverse_residual_mean_mm: float | None
     inverse_residual_maximum_mm: float | None
     inverse_missing_percent: float

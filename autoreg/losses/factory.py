@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,8 +10,9 @@ from torch import Tensor
 from autoreg.errors import PlanError, did_you_mean
 from autoreg.losses.regularity import bending, diffusion, draw_gradicon_points, gradicon
 from autoreg.losses.similarity import LNCC, MIND, MSE, Similarity, SquaredLNCC, WindowedNCC
+from autoreg.network_plan import Triple
 from autoreg.numerics.coordinates import Size
-from autoreg.numerics.maps import FieldChain
+from autoreg.numerics.maps import CoordinateMap
 from autoreg.plan import LossPlan
 
 SIMILARITIES: dict[str, type[Similarity]] = {
@@ -21,17 +23,17 @@ SIMILARITIES: dict[str, type[Similarity]] = {
     "mse": MSE,
 }
 
-Regularity = Callable[[FieldChain, FieldChain, Size, torch.Generator], Tensor]
+Regularity = Callable[[CoordinateMap, CoordinateMap, Size, torch.Generator], Tensor]
 """(fixed_to_moving, moving_to_fixed, shape of the grid, generator of random points) -> scalar."""
 
 
 def _gradicon(
-    fixed_to_moving: FieldChain,
-    moving_to_fixed: FieldChain,
+    fixed_to_moving: CoordinateMap,
+    moving_to_fixed: CoordinateMap,
     shape: Size,
     generator: torch.Generator,
 ) -> Tensor:
-    device = fixed_to_moving.fields[0].device
+    device = fixed_to_moving.device
     points = draw_gradicon_points(shape, generator, device)
     return gradicon(fixed_to_moving, moving_to_fixed, points)
 
@@ -40,8 +42,8 @@ def _both_directions(penalty: Callable[[Tensor], Tensor]) -> Regularity:
     """The mean of a penalty on the displacements of both maps; nothing random in it."""
 
     def regularity(
-        fixed_to_moving: FieldChain,
-        moving_to_fixed: FieldChain,
+        fixed_to_moving: CoordinateMap,
+        moving_to_fixed: CoordinateMap,
         shape: Size,
         generator: torch.Generator,
     ) -> Tensor:
@@ -51,10 +53,10 @@ def _both_directions(penalty: Callable[[Tensor], Tensor]) -> Regularity:
     return regularity
 
 
-REGULARITIES: dict[str, Regularity] = {
-    "gradicon": _gradicon,
-    "diffusion": _both_directions(diffusion),
-    "bending": _both_directions(bending),
+REGULARITIES: dict[str, Callable[[Triple], Regularity]] = {
+    "gradicon": lambda _: _gradicon,
+    "diffusion": lambda spacing: _both_directions(partial(diffusion, spacing_mm=spacing)),
+    "bending": lambda _: _both_directions(bending),
 }
 
 
@@ -86,11 +88,12 @@ def build_similarity(loss: LossPlan) -> Similarity:
     return similarity(**values)
 
 
-def build_regularity(loss: LossPlan) -> Regularity:
+def build_regularity(loss: LossPlan, spacing_mm: Triple) -> Regularity:
     """The regularity that a plan asks for, without its weight.
 
     Args:
         loss: What the plan says of it.
+        spacing_mm: Of the plan's grid, along (d, h, w).
 
     Returns:
         The function.
@@ -101,4 +104,4 @@ def build_regularity(loss: LossPlan) -> Regularity:
     if loss.regularity not in REGULARITIES:
         remedy = did_you_mean(loss.regularity, REGULARITIES)
         raise PlanError(f'loss.regularity "{loss.regularity}" is unknown; {remedy}')
-    return REGULARITIES[loss.regularity]
+    return REGULARITIES[loss.regularity](spacing_mm)

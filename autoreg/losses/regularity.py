@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from autoreg.losses.average import bind_average, require_mask_fits
+from autoreg.network_plan import Triple
 from autoreg.numerics.coordinates import Size, unit_grid
 
 UnitMap = Callable[[Tensor], Tensor]
@@ -80,25 +81,40 @@ def draw_gradicon_points(
     return gradicon_points(shape, noise.to(device))
 
 
-def diffusion(u_vox: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared first derivative of a displacement: (1/3) sum_a mean((D_a u)^2).
+def diffusion(
+    u_vox: Tensor, mask: Tensor | None = None, spacing_mm: Triple = (1.0, 1.0, 1.0)
+) -> Tensor:
+    """Mean squared first derivative of a displacement: (1/3) sum_a mean_c (h_c/h_a D_a u_c)^2.
 
-    D_a is the difference of neighbouring voxels along axis a; the mean is over batch, components
-    and positions (those with both voxels in the mask).
+    D_a is the difference of neighbouring voxels along axis a, h the spacing: the derivative is
+    that of the displacement in millimetres by millimetres. The mean is over batch, components and
+    positions (those with both voxels in the mask). This is SITReg's "gradient loss", with a mean
+    over both directions in the objective as there. As our similarity is the sum over both
+    directions, and theirs the mean, a weight of 2 is their (and VoxelMorph's and TransMorph's) 1.
 
     Args:
         u_vox: (B, 3, D, H, W), voxels.
         mask: (B, 1, D, H, W), not 0 where the penalty counts.
+        spacing_mm: Along (d, h, w); its unit does not matter.
 
     Returns:
         Scalar without unit.
 
     Raises:
         GeometryError: if the mask does not fit.
+
+    References:
+        Honkamaa and Marttinen, New multi-resolution deformation architecture (SITReg), MELBA 2024.
     """
     if mask is not None:
         require_mask_fits(mask, u_vox)
-    terms = [_mean_square(*_difference(u_vox, mask, axis)) for axis in range(3)]
+    terms = []
+    for axis in range(3):
+        slope, inside = _difference(u_vox, mask, axis)
+        ratios = [spacing / spacing_mm[axis] for spacing in spacing_mm]
+        if ratios != [1.0, 1.0, 1.0]:
+            slope = slope * slope.new_tensor(ratios).view(1, 3, 1, 1, 1)
+        terms.append(_mean_square(slope, inside))
     return torch.stack(terms).mean()
 
 

@@ -1,13 +1,13 @@
 """What every registration network is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from autoreg.numerics.maps import FieldChain
+from autoreg.numerics.maps import CoordinateMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,8 +20,8 @@ class MapPair:
         moving_to_fixed: The other way round, for the swapped pair.
     """
 
-    fixed_to_moving: FieldChain
-    moving_to_fixed: FieldChain
+    fixed_to_moving: CoordinateMap
+    moving_to_fixed: CoordinateMap
 
 
 class RegistrationNetwork(nn.Module, ABC):
@@ -40,7 +40,7 @@ class RegistrationNetwork(nn.Module, ABC):
         """
 
     @abstractmethod
-    def one_direction(self, moving: Tensor, fixed: Tensor) -> FieldChain:
+    def one_direction(self, moving: Tensor, fixed: Tensor) -> CoordinateMap:
         """The map from the fixed to the moving grid alone, where nobody needs the other one.
 
         Args:
@@ -49,17 +49,6 @@ class RegistrationNetwork(nn.Module, ABC):
 
         Returns:
             The map; in eval mode that of `forward` up to rounding.
-        """
-
-    @abstractmethod
-    def load_without_last_level(self, state: Mapping[str, Tensor]) -> None:
-        """Load the weights of the same network without its last level; that one stays as it is.
-
-        Args:
-            state: The state of a network built with `level_factors[:-1]`.
-
-        Raises:
-            CheckpointError: if the weights do not belong to such a network.
         """
 
 

@@ -1,19 +1,23 @@
 """From the plan's words to a network."""
 
 from collections.abc import Callable
+from typing import Any
 
-from autoreg.errors import PlanError, did_you_mean
+from autoreg.network_plan import GradICONPlan, NetworkPlan, SITRegPlan, TransMorphPlan
 from autoreg.networks.base import RegistrationNetwork
 from autoreg.networks.gradicon import GradICON
-from autoreg.plan import NetworkPlan
+from autoreg.networks.sitreg import SITReg
+from autoreg.networks.transmorph import build_transmorph
 
 
-def _gradicon(network: NetworkPlan, channels: int) -> RegistrationNetwork:
+def _gradicon(network: GradICONPlan, channels: int) -> RegistrationNetwork:
     return GradICON(network.level_factors, channels, network.width)
 
 
-ARCHITECTURES: dict[str, Callable[[NetworkPlan, int], RegistrationNetwork]] = {
-    "gradicon": _gradicon,
+_BUILDERS: dict[type, Callable[[Any, int], RegistrationNetwork]] = {
+    GradICONPlan: _gradicon,
+    SITRegPlan: SITReg,
+    TransMorphPlan: build_transmorph,
 }
 
 
@@ -26,11 +30,5 @@ def build_network(network: NetworkPlan, channels: int) -> RegistrationNetwork:
 
     Returns:
         The network, in train mode, on the CPU.
-
-    Raises:
-        PlanError: if the architecture is unknown.
     """
-    if network.architecture not in ARCHITECTURES:
-        remedy = did_you_mean(network.architecture, ARCHITECTURES)
-        raise PlanError(f'network.architecture "{network.architecture}" is unknown; {remedy}')
-    return ARCHITECTURES[network.architecture](network, channels)
+    return _BUILDERS[type(network)](network, channels)

@@ -146,9 +146,53 @@ def sample_index_linear(volume: Tensor, points_vox: Tensor, padding: str) -> Ten
     Returns:
         (B, C, D, H, W).
     """
-    size = _per_channel(volume.shape[2:], points_vox)
-    grid = _to_sampler((points_vox * 2 + 1) / size - 1)
-    return _grid_sample(volume, grid, padding, align_corners=False)
+    return _grid_sample(volume, _index_to_sampler(volume, points_vox), padding, align_corners=False)
+
+
+def index_linear_gradients(
+    cotangent: Tensor, volume: Tensor, points_vox: Tensor, padding: str, wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    """What `sample_index_linear` passes back, without the forward pass that autograd needs.
+
+    Args:
+        cotangent: (B, C, D, H, W).
+        volume: (B, C, d, h, w).
+        points_vox: (B, 3, D, H, W).
+        padding: As for `sample_index_linear`.
+        wanted: Whether by the volume, and by the points; the other one is not computed.
+
+    Returns:
+        (B, C, d, h, w), at each voxel the sum of the cotangents by the voxel's weights; and
+        (B, 3, D, H, W).
+    """
+    mode, outside = 0, ("zeros", "border").index(padding)  # torch's numbers; mode 0: linear
+    at_volume, at_grid = torch.ops.aten.grid_sampler_3d_backward(
+        cotangent, volume, _index_to_sampler(volume, points_vox), mode, outside, False, wanted
+    )
+    if not wanted[1]:
+        return at_volume, at_grid
+    per_index = 2 / _per_channel(volume.shape[2:], points_vox)
+    return at_volume, at_grid.movedim(-1, 1).flip(1) * per_index
+
+
+def index_linear_slopes(volume: Tensor, points_vox: Tensor, padding: str) -> Tensor:
+    """The derivatives of `sample_index_linear` by its points.
+
+    Args:
+        volume: (B, C, d, h, w).
+        points_vox: (B, 3, D, H, W).
+        padding: As for `sample_index_linear`.
+
+    Returns:
+        (B, C, 3, D, H, W), derivatives along (d, h, w) per voxel of the volume. With "border" 0
+        along an axis on and beyond whose ends a point lies.
+    """
+    ones = torch.ones_like(points_vox[:, :1])
+    slopes = [
+        index_linear_gradients(ones, channel, points_vox, padding, (False, True))[1]
+        for channel in torch.split(volume, 1, dim=1)
+    ]
+    return torch.stack(slopes, dim=1)
 
 
 def _grid_sample(volume: Tensor, grid: Tensor, padding: str, *, align_corners: bool) -> Tensor:
@@ -169,6 +213,11 @@ def _grid_sample(volume: Tensor, grid: Tensor, padding: str, *, align_corners: b
     values = sample(volume.expand(threads, *volume.shape[1:]), pieces).movedim(0, 1).flatten(1)
     rest = sample(volume, points[each * threads :].view(1, 1, 1, -1, 3)).flatten(2)[0]
     return torch.cat([values, rest], dim=1).view(1, -1, *shape)
+
+
+def _index_to_sampler(volume: Tensor, points_vox: Tensor) -> Tensor:
+    size = _per_channel(volume.shape[2:], points_vox)
+    return _to_sampler((points_vox * 2 + 1) / size - 1)
 
 
 def _to_sampler(grid: Tensor) -> Tensor:

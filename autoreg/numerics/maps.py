@@ -1,15 +1,65 @@
-"""FieldChain: a map that is a chain of displacement fields of any resolution."""
+"""Coordinate maps: what a network gives, to be evaluated wherever points are asked for."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from autoreg.numerics.coordinates import Size, unit_grid, unit_to_index_displacement
 from autoreg.numerics.warp import sample_at_unit
 
 
+class CoordinateMap(ABC):
+    """A batch of maps of unit coordinates to unit coordinates, defined everywhere."""
+
+    @abstractmethod
+    def __call__(self, points_unit: Tensor) -> Tensor:
+        """Map points.
+
+        Args:
+            points_unit: (B, 3, D, H, W), or a batch of 1 for all.
+
+        Returns:
+            (B, 3, D, H, W).
+        """
+
+    @abstractmethod
+    def select(self, batch: slice) -> "CoordinateMap":
+        """The maps of some samples of the batch."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the maps live."""
+
+    def dense(self, shape: Size) -> Tensor:
+        """The map at the nodes of a grid.
+
+        Args:
+            shape: Nodes along (d, h, w).
+
+        Returns:
+            (B, 3, D, H, W) unit coordinates.
+        """
+        return self(unit_grid(shape, device=self.device))
+
+    def displacement_vox(self, shape: Size) -> Tensor:
+        """The displacement at the nodes of a grid, in its voxels.
+
+        Args:
+            shape: Nodes along (d, h, w).
+
+        Returns:
+            (B, 3, D, H, W), channels (d, h, w).
+        """
+        points = self.dense(shape)
+        nodes = unit_grid(shape, device=points.device, dtype=points.dtype)
+        return unit_to_index_displacement(points - nodes, shape)
+
+
 @dataclass(frozen=True, eq=False)
-class FieldChain:
+class FieldChain(CoordinateMap):
     """The map x -> S(f_0, x) -> S(f_1, .) -> ..., with S(u, x) = x + u(x), in unit coordinates.
 
     Fields are sampled trilinearly where they are asked for, with their edge values held outside
@@ -54,18 +104,10 @@ class FieldChain:
             return self(nodes)
         return FieldChain(self.fields[1:])(nodes + first)
 
-    def displacement_vox(self, shape: Size) -> Tensor:
-        """The displacement at the nodes of a grid, in its voxels.
-
-        Args:
-            shape: Nodes along (d, h, w).
-
-        Returns:
-            (B, 3, D, H, W), channels (d, h, w).
-        """
-        points = self.dense(shape)
-        nodes = unit_grid(shape, device=points.device, dtype=points.dtype)
-        return unit_to_index_displacement(points - nodes, shape)
+    @property
+    def device(self) -> torch.device:
+        """Where the fields live; the CPU for an empty chain."""
+        return self.fields[0].device if self.fields else torch.device("cpu")
 
     def prepended(self, field: Tensor) -> "FieldChain":
         """The chain that applies `field` (B, 3, d, h, w) before all others."""

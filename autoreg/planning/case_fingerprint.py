@@ -12,7 +12,7 @@ from autoreg.geometry.grid import FloatArray, Geometry
 from autoreg.geometry.volume import Volume
 from autoreg.io.cases import Case
 from autoreg.io.images import read_image
-from autoreg.plan import Triple
+from autoreg.network_plan import Triple
 from autoreg.planning.coarse import CoarseImage, make_coarse
 
 

@@ -13,6 +13,7 @@ from autoreg.command import (
     run_command,
     whole_number,
 )
+from autoreg.network_plan import ARCHITECTURES
 from autoreg.paths import resolve_paths
 from autoreg.plan import BUDGETS
 
@@ -78,14 +79,11 @@ def _add_flags(
         "only one in the raw folder",
     )
     if config:
-        add("--config", default="default", metavar="NAME", help="of plans.json (default: default)")
+        named = "; an --architecture names one" if budget else ""
+        add("--config", metavar="NAME", help=f"of plans.json (default: default{named})")
         add_device_flag(parser)
     if budget:
-        add(
-            "--budget",
-            choices=BUDGETS,
-            help="memory and time to plan for (default: what --device has)",
-        )
+        _add_planning_flags(parser)
     if verify:
         add("--skip-verify", action="store_true", help="trust the files' contents")
     if parallel:
@@ -98,6 +96,20 @@ def _add_flags(
         add("--overwrite", action="store_true", help="do again what is up to date")
         add("--no-progress", action="store_true", help="no progress bars")
     add_path_flags(parser, "raw", "preprocessed")
+
+
+def _add_planning_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--budget",
+        choices=BUDGETS,
+        help="memory and time to plan for (default: what --device has)",
+    )
+    parser.add_argument(
+        "--architecture",
+        choices=ARCHITECTURES,
+        help="of the network (default: the one that --config is named after, else chosen); "
+        "without --config it is planned beside the default, as a configuration of its name",
+    )
 
 
 def _fingerprint(arguments: argparse.Namespace) -> None:
@@ -122,7 +134,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     from autoreg.planning.steps import load_fingerprint
     from autoreg.planning.summary import next_text
 
-    _require_name(arguments)
+    _name_configuration(arguments)
     preprocessed = _work(arguments).preprocessed
     for folder in _folders(arguments):
         dataset = read_dataset(folder)
@@ -143,7 +155,7 @@ def _preprocess(arguments: argparse.Namespace) -> None:
     from autoreg.io.dataset import read_dataset
     from autoreg.planning.plans_file import load_plan, plans_path
 
-    _require_name(arguments)
+    _name_configuration(arguments)
     work = _work(arguments)
     for folder in _folders(arguments):
         dataset = read_dataset(folder)
@@ -155,7 +167,7 @@ def _plan_and_preprocess(arguments: argparse.Namespace) -> None:
     from autoreg.planning.steps import make_fingerprint, open_dataset
     from autoreg.planning.summary import found_text
 
-    _require_name(arguments)
+    _name_configuration(arguments)
     work = _work(arguments)
     for folder in _folders(arguments):
         dataset = open_dataset(folder, work, verify=not arguments.skip_verify)
@@ -173,7 +185,9 @@ def _make_and_tell_plan(
     from autoreg.planning.summary import decided_text
 
     budget = _budget(arguments)
-    plan, messages = make_plan(fingerprint, budget, arguments.config, preprocessed)
+    config = arguments.config
+    wanted = arguments.architecture or (config if config in ARCHITECTURES else None)
+    plan, messages = make_plan(fingerprint, budget, config, preprocessed, wanted)
     print(decided_text(plan))
     for message in messages:
         print(f"Note: {message}")
@@ -193,10 +207,12 @@ def _preprocess_and_tell(
     print(next_text("autoreg_train", *train, flags=flags), flush=True)
 
 
-def _require_name(arguments: argparse.Namespace) -> None:
-    """Refuse an impossible --config before hours of work are spent."""
-    from autoreg.planning.plans_file import require_configuration_name
+def _name_configuration(arguments: argparse.Namespace) -> None:
+    """Fill in --config, and refuse an impossible one before hours of work are spent."""
+    from autoreg.planning.plans_file import DEFAULT_CONFIGURATION, require_configuration_name
 
+    if arguments.config is None:
+        arguments.config = getattr(arguments, "architecture", None) or DEFAULT_CONFIGURATION
     require_configuration_name(arguments.config)
 
 

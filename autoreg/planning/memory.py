@@ -78,18 +78,20 @@ def estimate_memory(plan: Plan, *, limit: int, cuda: bool, native_voxels: int = 
 
 
 def training_bytes(plan: Plan, *, cuda: bool) -> int:
-    """Peak of one training step at the planned batch size: Adam, both directions in turn."""
+    """Peak of one training step on pairs at the planned batch size, both directions in turn."""
     with _fake_run() as counter:
         network, bound = _network_and_objective(plan, plan.training.batch_size)
         network.train()
         weights = _parameters(network)
+        parameters = list(network.parameters())
         counter.restart_peak()
         loss = bound(network(bound.moving, bound.fixed), torch.Generator())
-        gradients = torch.autograd.grad(loss.total, list(network.parameters()))
+        gradients = torch.autograd.grad(loss.total, parameters, allow_unused=True)
         del loss, gradients
-    # While the maps are computed, Adam's two moments and the last step's gradients are there.
-    running = counter.peak + 3 * weights.total
-    updating = _update_peak(weights, moments=2, copies=0, cuda=cuda)
+    # The last step's gradients are gone by then, the optimiser's moments are not.
+    moments = _moments(plan.training.optimiser)
+    running = counter.peak + moments * weights.total
+    updating = _update_peak(weights, moments + 1, cuda=cuda)
     return max(running, updating) + _runtime_bytes(cuda) + _optimiser_bytes(cuda)
 
 
@@ -102,13 +104,15 @@ def instance_optimisation_bytes(plan: Plan, *, cuda: bool, native_voxels: int = 
         parameters = list(network.parameters())
         counter.restart_peak()
         loss = bound(network(bound.moving, bound.fixed), torch.Generator())
-        first = torch.autograd.grad(loss.similarity, parameters, retain_graph=True)
-        second = torch.autograd.grad(loss.weighted_regularity, parameters)
+        first = torch.autograd.grad(
+            loss.similarity, parameters, retain_graph=True, allow_unused=True
+        )
+        second = torch.autograd.grad(loss.weighted_regularity, parameters, allow_unused=True)
         del loss, first, second
-    moments = 3 if plan.instance_optimisation.optimiser == "amsgrad" else 2
     # Beside the moments there is the copy from which the weights are restored.
-    running = counter.peak + (moments + 1) * weights.total
-    updating = _update_peak(weights, moments, copies=1, cuda=cuda)
+    kept = _moments(plan.instance_optimisation.optimiser) + 1
+    running = counter.peak + kept * weights.total
+    updating = _update_peak(weights, kept + 2, cuda=cuda)  # both gradients are projected
     computing, exporting = _native_bytes(native_voxels, cuda)
     most = max(max(running, updating) + computing, 2 * weights.total + exporting)
     return most + _runtime_bytes(cuda) + _optimiser_bytes(cuda)
@@ -152,15 +156,19 @@ def _blocked(shape: Sequence[int]) -> int:
     return _FLOAT_BYTES * shape[0] * channels * math.prod(shape[2:])
 
 
-def _update_peak(weights: _Parameters, moments: int, copies: int, *, cuda: bool) -> int:
-    """Bytes while gradients are projected and the weights updated; the graph is gone by then.
+def _moments(optimiser: str) -> int:
+    return 3 if optimiser == "amsgrad" else 2
 
-    Weights, moments, copies and two gradients, and two float64 copies of the largest tensor for
-    the dot products. On CUDA torch updates all tensors at once, with two more lists of them
-    (decayed gradients and square roots).
+
+def _update_peak(weights: _Parameters, lists: int, *, cuda: bool) -> int:
+    """Bytes while the weights are updated; the graph is gone by then.
+
+    Weights, so many other lists of that size (moments, copies, gradients), and two float64 copies
+    of the largest tensor for dot products and temporaries. On CUDA torch updates all tensors at
+    once, with two more lists of them (decayed gradients and square roots).
     """
-    lists = 1 + moments + copies + 2 + (2 if cuda else 0)
-    return lists * weights.total + 2 * 8 * weights.largest
+    everything = 1 + lists + (2 if cuda else 0)
+    return everything * weights.total + 2 * 8 * weights.largest
 
 
 def _native_bytes(voxels: int, cuda: bool) -> tuple[int, int]:
@@ -187,7 +195,7 @@ def _network_and_objective(plan: Plan, batch: int) -> tuple[RegistrationNetwork,
     channels = len(plan.fixed_modalities)
     network = build_network(plan.network, channels)
     moving, fixed = (torch.zeros(batch, channels, *plan.grid.shape) for _ in range(2))
-    return network, Objective.from_plan(plan.loss).bind(moving, fixed)
+    return network, Objective.from_plan(plan).bind(moving, fixed)
 
 
 @contextmanager

@@ -241,8 +241,8 @@ def _resolve(file: PlansFile, path: Path, name: str, children: tuple[str, ...]) 
 def _override(parent: dict[str, Any], child: dict[str, Any], name: str) -> dict[str, Any]:
     """Nested overrides; values that go together are replaced together.
 
-    Another similarity has other parameters, another alignment another centre: what the parent
-    said about them must not leak into the child.
+    Another similarity has other parameters, another alignment another centre, another architecture
+    other keys: what the parent said about them must not leak into the child.
     """
     parent = copy.deepcopy(parent)
     loss, alignment = child.get("loss"), child.get("alignment")
@@ -253,6 +253,9 @@ def _override(parent: dict[str, Any], child: dict[str, Any], name: str) -> dict[
             inherited["similarity_parameters"] = {}
     if isinstance(alignment, dict) and "kind" in alignment:
         parent["alignment"] = {}
+    network = child.get("network")
+    if isinstance(network, dict) and "architecture" in network:
+        _replace_network(parent, network["architecture"])
     reasons = {
         key: f'overridden in configuration "{name}"'
         for key in _leaves(child)
@@ -261,6 +264,16 @@ def _override(parent: dict[str, Any], child: dict[str, Any], name: str) -> dict[
     merged = _merge(parent, child)
     merged["reasons"] = {**parent.get("reasons", {}), **reasons, **child.get("reasons", {})}
     return merged
+
+
+def _replace_network(parent: dict[str, Any], architecture: object) -> None:
+    """Empty the network of a copied parent, if it is another one; its reasons go with it."""
+    network = parent.get("network")
+    if not isinstance(network, dict) or network.get("architecture") == architecture:
+        return
+    parent["network"] = {}
+    reasons = parent.get("reasons", {})
+    parent["reasons"] = {k: v for k, v in reasons.items() if not k.startswith("network.")}
 
 
 def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:

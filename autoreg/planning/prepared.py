@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from autoreg.errors import DataError
 from autoreg.geometry.grid import Geometry
 from autoreg.io.records import load_record
-from autoreg.plan import Plan, Shape, Triple
+from autoreg.network_plan import Shape, Triple
+from autoreg.plan import Plan
 from autoreg.planning.plans_file import require_configuration_name
 
 PREPARED_FORMAT = 2

@@ -25,8 +25,9 @@ from autoreg.io.atomic import atomic_path
 from autoreg.io.dataset import Case, RawDataset, landmarks_mm, points_kind
 from autoreg.io.images import read_image
 from autoreg.io.records import dump_json, load_record, save_record
+from autoreg.network_plan import Triple
 from autoreg.parallel import choose_workers, map_cases
-from autoreg.plan import Plan, Triple
+from autoreg.plan import Plan
 from autoreg.planning.dataset_pairs import save_dataset_pairs
 from autoreg.planning.prepared import (
     PREPARED_FORMAT,

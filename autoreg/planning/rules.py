@@ -4,31 +4,30 @@ The rules are pure functions in `rules_view`, `rules_grid`, `rules_loss` and `ru
 they are put together. `documentation/planner.md` lists them with their sources.
 """
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
 from autoreg.fingerprint import Fingerprint
-from autoreg.plan import PLAN_FORMAT, GridPlan, IntensityPlan, MemoryPlan, NetworkPlan, Plan, Shape
-from autoreg.planning.budget import Budget, macs_per_voxel
+from autoreg.network_plan import Shape, SITRegPlan
+from autoreg.plan import PLAN_FORMAT, GridPlan, IntensityPlan, MemoryPlan, Plan
+from autoreg.planning.budget import Budget
 from autoreg.planning.choice import Choice
+from autoreg.planning.costs import cpu_step_seconds
 from autoreg.planning.memory import (
-    estimate_memory,
     instance_optimisation_bytes,
+    prediction_bytes,
     training_bytes,
 )
-from autoreg.planning.rules_grid import (
-    choose_antialias,
-    choose_levels,
-    choose_shape,
-    grid_spacing,
-)
+from autoreg.planning.recipes import Recipe, recipe_of
+from autoreg.planning.rules_grid import choose_antialias, choose_shape, grid_spacing
 from autoreg.planning.rules_loss import choose_intensity, choose_loss
+from autoreg.planning.rules_network import NetworkNeeds, choose_architecture, choose_network
 from autoreg.planning.rules_training import (
     Workload,
     choose_batch,
     choose_instance_optimisation,
     choose_training,
-    choose_width,
 )
 from autoreg.planning.rules_view import (
     FieldOfView,
@@ -40,7 +39,10 @@ from autoreg.planning.rules_view import (
 
 
 def plan_from_fingerprint(
-    fingerprint: Fingerprint, budget: Budget, configuration: str = "default"
+    fingerprint: Fingerprint,
+    budget: Budget,
+    configuration: str = "default",
+    architecture: str | None = None,
 ) -> Plan:
     """Decide everything.
 
@@ -48,6 +50,7 @@ def plan_from_fingerprint(
         fingerprint: Of the data set.
         budget: Memory and time that may be taken.
         configuration: Name of the result in plans.json.
+        architecture: One of `plan.ARCHITECTURES`; None: chosen.
 
     Returns:
         The plan, with a reason for every value.
@@ -55,21 +58,28 @@ def plan_from_fingerprint(
     Raises:
         PlanError: if not even a tiny grid fits the budget.
     """
-    kind = choose_alignment(fingerprint)
-    view = field_of_view(fingerprint, kind.value)
-    displacement = displacement_mm(fingerprint, kind.value)
-    draft = _Draft(fingerprint, budget, configuration, view, kind, displacement)
-    shape = choose_shape(view, budget.grid_voxels, draft.needed_bytes, budget.memory_bytes)
-    plan = draft.plan(shape)
-    batch = choose_batch(
-        budget, lambda size: training_bytes(_with_batch(plan, size), cuda=budget.cuda)
+    draft = _draft(fingerprint, budget, configuration, architecture)
+    needs = functools.cache(draft.needs)  # each takes seconds
+    shape = choose_shape(
+        draft.view, draft.recipe.grid, lambda shape: needs(shape).most_bytes, budget.memory_bytes
     )
-    plan = draft.plan(shape, batch)
-    memory = estimate_memory(
-        plan,
+    found = needs(shape.value)
+    plan = draft.plan(shape, frugal=found.frugal)
+
+    @functools.cache
+    def training(batch: int) -> int:
+        if batch == 1:
+            return found.training_bytes
+        several = replace(plan, training=replace(plan.training, batch_size=batch))
+        return training_bytes(several, cuda=budget.cuda)
+
+    batch = choose_batch(budget, draft.recipe, training)
+    plan = draft.plan(shape, batch, frugal=found.frugal)
+    memory = MemoryPlan(
         limit=budget.memory_bytes,
-        cuda=budget.cuda,
-        native_voxels=draft.native_voxels,
+        training=training(batch.value),
+        instance_optimisation=found.optimisation_bytes,
+        prediction=prediction_bytes(plan, cuda=budget.cuda, native_voxels=draft.native_voxels),
     )
     reason = "rule memory: the network run without data, every tensor counted"
     if not budget.cuda:
@@ -77,13 +87,32 @@ def plan_from_fingerprint(
     return replace(plan, memory=memory, reasons={**plan.reasons, "memory": reason})
 
 
+def _draft(
+    fingerprint: Fingerprint, budget: Budget, configuration: str, wanted: str | None
+) -> "_Draft":
+    architecture = choose_architecture(budget, wanted)
+    alignment = choose_alignment(fingerprint)
+    return _Draft(
+        fingerprint=fingerprint,
+        budget=budget,
+        configuration=configuration,
+        architecture=architecture,
+        recipe=recipe_of(architecture.value, budget),
+        view=field_of_view(fingerprint, alignment.value),
+        alignment=alignment,
+        displacement=displacement_mm(fingerprint, alignment.value),
+    )
+
+
 @dataclass(frozen=True)
 class _Draft:
-    """Plans of one fingerprint and budget for any grid shape."""
+    """Plans of one fingerprint, budget and architecture for any grid shape."""
 
     fingerprint: Fingerprint
     budget: Budget
     configuration: str
+    architecture: Choice[str]
+    recipe: Recipe
     view: FieldOfView
     alignment: Choice[str]
     displacement: float
@@ -93,31 +122,40 @@ class _Draft:
         """Voxels of the largest image."""
         return max(math.prod(case.shape) for case in self.fingerprint.cases)
 
-    def needed_bytes(self, shape: Shape) -> int:
-        """Memory for instance optimisation and training of single pairs.
+    def needs(self, shape: Shape) -> "_Needs":
+        """What single pairs need at this shape; memory is saved if the budget asks for it.
 
         Instance optimisation needs more as a rule, so training is looked at only if that fits.
         """
-        plan, cuda = self.plan(Choice(shape, "")), self.budget.cuda
-        needed = instance_optimisation_bytes(plan, cuda=cuda, native_voxels=self.native_voxels)
-        if needed > self.budget.memory_bytes:
-            return needed
-        return max(needed, training_bytes(plan, cuda=cuda))
+        cuda, limit = self.budget.cuda, self.budget.memory_bytes
+        for frugal in (False, True):
+            plan, training = self.plan(Choice(shape, ""), frugal=frugal), 0
+            optimisation = instance_optimisation_bytes(
+                plan, cuda=cuda, native_voxels=self.native_voxels
+            )
+            if optimisation <= limit:
+                training = training_bytes(plan, cuda=cuda)
+            found = _Needs(frugal, training, optimisation)
+            if found.most_bytes <= limit or not isinstance(plan.network, SITRegPlan):
+                break
+        return found
 
-    def plan(self, shape: Choice[Shape], batch: Choice[int] | None = None) -> Plan:
+    def plan(
+        self, shape: Choice[Shape], batch: Choice[int] | None = None, *, frugal: bool = False
+    ) -> Plan:
         """The plan with this shape; memory is still empty."""
-        fingerprint, budget = self.fingerprint, self.budget
+        fingerprint, budget, recipe = self.fingerprint, self.budget, self.recipe
         grid, grid_reasons = self._grid(shape)
-        network, network_reasons = self._network(grid)
-        channels = len(fingerprint.fixed_modalities)
-        macs = macs_per_voxel(network.level_factors, network.width, channels)
-        workload = Workload(math.prod(grid.shape), macs, fingerprint.training_pairs)
-        intensity, intensity_reasons = _intensity(fingerprint)
-        loss, loss_reasons = choose_loss(fingerprint, grid.shape)
-        training, training_reasons = choose_training(
-            budget, workload, batch or Choice(1, ""), self.view.extent_mm
+        network, network_reasons = choose_network(
+            self.architecture, NetworkNeeds(budget, grid, self.displacement, frugal)
         )
-        optimisation, optimisation_reasons = choose_instance_optimisation(budget, workload)
+        workload = self._workload(network, grid)
+        intensity, intensity_reasons = _intensity(fingerprint)
+        loss, loss_reasons = choose_loss(fingerprint, grid.shape, recipe)
+        training, training_reasons = choose_training(
+            budget, workload, batch or Choice(1, ""), self.view.extent_mm, recipe
+        )
+        optimisation, optimisation_reasons = choose_instance_optimisation(budget, workload, recipe)
         return Plan(
             format=PLAN_FORMAT,
             configuration=self.configuration,
@@ -145,6 +183,11 @@ class _Draft:
             },
         )
 
+    def _workload(self, network: NetworkPlan, grid: GridPlan) -> Workload:
+        channels = len(self.fingerprint.fixed_modalities)
+        seconds = cpu_step_seconds(network, channels, grid.shape)
+        return Workload(seconds, self.fingerprint.training_pairs)
+
     def _grid(self, shape: Choice[Shape]) -> tuple[GridPlan, dict[str, str]]:
         spacing = grid_spacing(self.view, shape.value)
         antialias = choose_antialias(self.view, spacing.value)
@@ -154,14 +197,18 @@ class _Draft:
             "grid.antialias": antialias.reason,
         }
 
-    def _network(self, grid: GridPlan) -> tuple[NetworkPlan, dict[str, str]]:
-        levels = choose_levels(grid.shape, grid.spacing_mm, self.displacement)
-        width = choose_width(self.budget)
-        return NetworkPlan("gradicon", levels.value, width.value), {
-            "network.architecture": "published: the GradICON cascade",
-            "network.level_factors": levels.reason,
-            "network.width": width.reason,
-        }
+
+@dataclass(frozen=True)
+class _Needs:
+    """What single pairs need at a shape, and whether the network saves memory there."""
+
+    frugal: bool
+    training_bytes: int
+    optimisation_bytes: int
+
+    @property
+    def most_bytes(self) -> int:
+        return max(self.training_bytes, self.optimisation_bytes)
 
 
 def _intensity(fingerprint: Fingerprint) -> tuple[dict[str, IntensityPlan], dict[str, str]]:
@@ -170,7 +217,3 @@ def _intensity(fingerprint: Fingerprint) -> tuple[dict[str, IntensityPlan], dict
         {name: choice.value for name, choice in choices.items()},
         {f"intensity.{name}": choice.reason for name, choice in choices.items()},
     )
-
-
-def _with_batch(plan: Plan, size: int) -> Plan:
-    return replace(plan, training=replace(plan.training, batch_size=size))

@@ -11,17 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoreg.errors import PlanError
-from autoreg.plan import Shape, Triple
-from autoreg.planning.budget import PUBLISHED_NODES
+from autoreg.network_plan import Shape, Triple
 from autoreg.planning.choice import Choice
+from autoreg.planning.recipes import PUBLISHED_NODES, GridWishes
 from autoreg.planning.rules_view import FieldOfView
 
 # The published cube is at most so much finer than the images.
 LARGEST_UPSAMPLING = 1.25
 # The published cube is taken while its axes differ in spacing by no more than this.
 LARGEST_ANISOTROPY = 2.0
-# Sizes are multiples of 4, so that halving twice leaves no odd rest.
-SIZE_MULTIPLE = 4
 SMALLEST_SIZE = 8
 SMALLEST_VOXELS = 16**3
 # Below this ratio of grid to image spacing, sampling without a blur loses little.
@@ -36,27 +34,29 @@ COARSEST_SIZE = 8
 
 
 def choose_shape(
-    view: FieldOfView, most_voxels: int, needed_bytes: Callable[[Shape], int], limit_bytes: int
+    view: FieldOfView, wishes: GridWishes, needed_bytes: Callable[[Shape], int], limit_bytes: int
 ) -> Choice[Shape]:
     """Rule `grid_shape`: 175^3 as published where it fits, else equal spacing within the limits.
 
-    The cube is taken if no axis would be sampled more than 1.25 times finer than the images are,
-    and its spacings differ by no more than 2. Otherwise the grid is the largest of equal spacing,
-    but nowhere finer than the images: thick slices stay thick, small images small.
+    The cube, which only GradICON wants, is taken if no axis would be sampled more than 1.25 times
+    finer than the images are, and its spacings differ by no more than 2. Otherwise the grid is the
+    largest of equal spacing, but nowhere finer than the images: thick slices stay thick, small
+    images small. A network that pads to coarse multiples gets a grid of such sizes instead, the
+    nearest ones.
 
     Args:
         view: What to cover.
-        most_voxels: Upper bound for the sake of time.
+        wishes: Of the architecture and the time budget.
         needed_bytes: Estimated peak memory at a shape.
         limit_bytes: What it must not exceed.
 
     Raises:
-        PlanError: if even a grid of 16^3 voxels does not fit.
+        PlanError: if even the smallest grid does not fit.
     """
     extent, native = np.array(view.extent_mm), np.array(view.spacing_mm)
     covered = " x ".join(f"{value:.0f}" for value in view.extent_mm)
     limit = f"memory limit {limit_bytes / 2**30:.1f} GiB"
-    if most_voxels >= PUBLISHED_NODES**3 and _suits_cube(extent, native):
+    if wishes.cube and _suits_cube(extent, native):
         cube: Shape = (PUBLISHED_NODES, PUBLISHED_NODES, PUBLISHED_NODES)
         if needed_bytes(cube) <= limit_bytes:
             return Choice(
@@ -65,26 +65,44 @@ def choose_shape(
                 f"than a factor {LARGEST_ANISOTROPY:g}, no axis is {LARGEST_UPSAMPLING:g} times "
                 f"finer than the images; {limit}",
             )
-    voxels = float(min(most_voxels, PUBLISHED_NODES**3))
-    shape = _even_shape(extent, native, voxels)
-    while (needed := needed_bytes(shape)) > limit_bytes:
-        # Memory is affine in the voxels, so this comes down on the limit from above.
-        voxels = 0.95 * min(voxels, math.prod(shape)) * limit_bytes / needed
-        if voxels < SMALLEST_VOXELS:
-            raise _too_little_memory(shape, needed, limit)
-        shape = _even_shape(extent, native, voxels)
+    shape = _largest_shape(extent, native, wishes, needed_bytes, limit_bytes)
+    sizes = f"sizes are multiples of {wishes.multiple}, "
     return Choice(
         shape,
         f"rule grid_shape: {covered} mm with equal spacing on all axes but nowhere finer than the "
-        f"images ({_numbers(native)} mm), at most {voxels:.3g} voxels; {limit}",
+        f"images ({_numbers(native)} mm), {sizes}at most {wishes.most_voxels:.3g} voxels; {limit}",
     )
 
 
-def _too_little_memory(shape: Shape, needed: int, limit: str) -> PlanError:
+def _largest_shape(
+    extent: NDArray[np.float64],
+    native: NDArray[np.float64],
+    wishes: GridWishes,
+    needed_bytes: Callable[[Shape], int],
+    limit_bytes: int,
+) -> Shape:
+    """The finest shape within the limits, from above."""
+    voxels = float(wishes.most_voxels)
+    while True:
+        shape = _even_shape(extent, native, voxels, wishes.multiple)
+        count = math.prod(shape)
+        excess = count / wishes.most_voxels
+        if excess <= 1:
+            needed = needed_bytes(shape)
+            excess = needed / limit_bytes
+            if excess <= 1:
+                return shape
+        # Memory is affine in the voxels, so this comes down on the limit from above.
+        voxels = 0.95 * min(voxels, count) / excess
+        if voxels < SMALLEST_VOXELS:
+            raise _too_little_memory(shape, needed_bytes(shape), limit_bytes)
+
+
+def _too_little_memory(shape: Shape, needed: int, limit_bytes: int) -> PlanError:
     return PlanError(
-        f"a grid of {'x'.join(map(str, shape))} needs {needed / 2**30:.1f} GiB ({limit}) "
-        "and smaller ones make no sense; use a machine with more memory, or a larger "
-        "--budget if this is not the machine that will compute"
+        f"a grid of {'x'.join(map(str, shape))} needs {needed / 2**30:.1f} GiB (memory limit "
+        f"{limit_bytes / 2**30:.1f} GiB) and smaller ones make no sense; use a machine with more "
+        "memory, or a larger --budget if this is not the machine that will compute"
     )
 
 
@@ -141,18 +159,22 @@ def choose_levels(
     )
 
 
-def _even_shape(extent: NDArray[np.float64], finest: NDArray[np.float64], voxels: float) -> Shape:
+def _even_shape(
+    extent: NDArray[np.float64], finest: NDArray[np.float64], voxels: float, multiple: int
+) -> Shape:
     """The shape of equal spacing, bounded below per axis, with about `voxels` voxels."""
     low, high = 1e-3, float(extent.max())
     for _ in range(60):
         middle = math.sqrt(low * high)
         count = float(np.prod(extent / np.maximum(middle, finest)))
         low, high = (middle, high) if count > voxels else (low, middle)
-    return cast(Shape, tuple(_size(n) for n in extent / np.maximum(high, finest)))
+    return cast(Shape, tuple(_size(n, multiple) for n in extent / np.maximum(high, finest)))
 
 
-def _size(nodes: float) -> int:
-    return max(SMALLEST_SIZE, SIZE_MULTIPLE * int(nodes / SIZE_MULTIPLE + 1e-6))
+def _size(nodes: float, multiple: int) -> int:
+    """The nearest multiple if multiples are coarse, otherwise the next lower one."""
+    share = 0.5 if multiple > SMALLEST_SIZE else 1e-6
+    return max(SMALLEST_SIZE, multiple, multiple * int(nodes / multiple + share))
 
 
 def _numbers(values: NDArray[np.float64]) -> str:

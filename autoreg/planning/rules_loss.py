@@ -4,10 +4,11 @@ import math
 from collections.abc import Sequence
 
 from autoreg.fingerprint import Fingerprint, IntensityStatistics
-from autoreg.plan import IntensityPlan, LossPlan, Shape
-from autoreg.planning.budget import PUBLISHED_NODES
+from autoreg.network_plan import Shape
+from autoreg.plan import IntensityPlan, LossPlan
 from autoreg.planning.choice import Choice
 from autoreg.planning.fingerprint import is_ct
+from autoreg.planning.recipes import PUBLISHED_NODES, Recipe
 
 # uniGradICON's window of CT, Hounsfield units.
 CT_WINDOW = (-1000.0, 1000.0)
@@ -18,7 +19,10 @@ QUANTILES = (0.0, 0.99)
 
 PUBLISHED_SIGMA = 5.0
 SMALLEST_SIGMA = 2.0
-PUBLISHED_LAMBDA = 1.5
+# Edge of the cube whose spread is that of a Gaussian with the smallest sigma, voxels.
+SMALLEST_WINDOW = 7
+# TransMorph's grid: cubic root of 160 x 192 x 224.
+WINDOW_NODES = 190
 # Same modality names, yet bright in one image is dark in the other.
 NEGATIVE_CORRELATION = -0.1
 
@@ -122,21 +126,56 @@ def choose_sigma(shape: Shape) -> Choice[float]:
     )
 
 
-def choose_loss(fingerprint: Fingerprint, shape: Shape) -> tuple[LossPlan, dict[str, str]]:
-    """The loss and its reasons (rules `similarity`, `sigma`, `lambda`)."""
-    similarity, sigma = choose_similarity(fingerprint), choose_sigma(shape)
-    reasons = {
-        "loss.similarity": similarity.reason,
-        "loss.regularity": "published: GradICON, the gradient of the inverse-consistency error",
-        "loss.regularity_weight": f"rule lambda: {PUBLISHED_LAMBDA:g} as published, for training "
-        "and instance optimisation",
-    }
-    parameters: dict[str, float] = {}
-    if similarity.value == "mind":
+def choose_window(shape: Shape, published: int) -> Choice[int]:
+    """Rule `window`: as published, the same share of smaller grids, at least 7.
+
+    window = published (D H W)^(1/3) / 190, rounded to the nearest odd number, for the reasons of
+    rule `sigma`; 7 has the spread of a Gaussian with sigma 2.
+
+    Args:
+        shape: Of the grid.
+        published: Edge of the published cube, voxels; odd.
+    """
+    size = math.prod(shape) ** (1 / 3)
+    scaled = 2 * round((published * size / WINDOW_NODES - 1) / 2) + 1
+    return Choice(
+        min(published, max(SMALLEST_WINDOW, scaled)),
+        f"rule window: {published} voxels as published, the same share of smaller grids, at least "
+        f"{SMALLEST_WINDOW}",
+    )
+
+
+def choose_loss(
+    fingerprint: Fingerprint, shape: Shape, recipe: Recipe
+) -> tuple[LossPlan, dict[str, str]]:
+    """The loss and its reasons (rules `similarity`, `sigma`, `window`, `lambda`).
+
+    Where the recipe has a windowed NCC, that takes the place of both LNCCs: it is squared already.
+
+    Args:
+        fingerprint: Modalities and correlations decide.
+        shape: Of the grid.
+        recipe: Of the architecture.
+    """
+    similarity = choose_similarity(fingerprint)
+    name, reason = similarity.value, similarity.reason
+    parameters: dict[str, float]
+    if name == "mind":
         parameters = {"radius": 2.0, "dilation": 2.0}
-        reasons["loss.similarity_parameters"] = "published: radius 2, dilation 2 (uniGradICON)"
+        why = "published: radius 2, dilation 2 (uniGradICON)"
+    elif recipe.window is None:
+        sigma = choose_sigma(shape)
+        parameters, why = {"sigma": sigma.value}, sigma.reason
     else:
-        parameters = {"sigma": sigma.value}
-        reasons["loss.similarity_parameters"] = sigma.reason
-    loss = LossPlan(similarity.value, parameters, "gradicon", PUBLISHED_LAMBDA)
-    return loss, reasons
+        window = choose_window(shape, recipe.window)
+        parameters, why = {"window": float(window.value)}, window.reason
+        name = "windowed_ncc"
+        reason += "; published with this network: windowed and squared, whatever the sign"
+    loss = LossPlan(name, parameters, recipe.regularity.value, recipe.regularity_weight.value)
+    return loss, {
+        "loss.similarity": reason,
+        "loss.similarity_parameters": why,
+        "loss.regularity": recipe.regularity.reason,
+        "loss.regularity_weight": recipe.regularity_weight.reason,
+        "loss.folding_weight": recipe.folding_reason,
+    }

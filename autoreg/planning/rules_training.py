@@ -4,27 +4,20 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from autoreg.plan import (
-    AugmentationPlan,
-    InstanceOptimisationPlan,
-    TrainingPlan,
-    Triple,
-)
-from autoreg.planning.budget import Budget, cpu_step_seconds, cpu_training_seconds
+from autoreg.network_plan import Triple
+from autoreg.plan import AugmentationPlan, InstanceOptimisationPlan, TrainingPlan
+from autoreg.planning.budget import Budget
 from autoreg.planning.choice import Choice
+from autoreg.planning.costs import StepSeconds
+from autoreg.planning.recipes import Recipe
 
 EPOCHS = 80
-# 801 of the published 1002 epochs train the cascade without its last level.
-SHALLOW_SHARE = 0.8
 # The paper augments from epoch 50 of 80 on.
 AUGMENTED_FROM = 0.625
 FEWEST_PAIRS = 100
 MOST_PAIRS = 1000
 VALIDATIONS = 16
 
-LEARNING_RATE = 5e-5
-NARROW_LEARNING_RATE = 5e-4
-IO_LEARNING_RATE = 2e-5
 WEIGHT_DECAY = 1e-3
 IO_STEPS = 50
 FEWEST_IO_STEPS = 10
@@ -42,53 +35,37 @@ class Workload:
     """What decides how long things take.
 
     Attributes:
-        voxels: Of the grid.
-        macs: Multiply-adds per voxel, see `budget.macs_per_voxel`.
+        seconds: On a CPU.
         pairs: Ordered training pairs there are.
     """
 
-    voxels: int
-    macs: float
+    seconds: StepSeconds
     pairs: int
 
 
-def choose_width(budget: Budget) -> Choice[float]:
-    """Rule `width`: 1 (published) on GPUs, 1/2 on the CPU.
+def choose_batch(budget: Budget, recipe: Recipe, bytes_at: Callable[[int], int]) -> Choice[int]:
+    """Rule `batch_size`: the largest of the published one and its halves whose training fits.
 
-    Measured at 64^3: a step of instance optimisation costs 6.3 CPU seconds at width 1, 2.9 at 1/2
-    and 2.1 at 1/4, where the similarity and the sampling dominate; the weights fall from 283 to
-    71 and 18 MB. Half the width is where the gain ends.
+    Args:
+        budget: Its memory; on the CPU the batch is 1, where it only costs the sum of its pairs and
+            saves updates.
+        recipe: Its batch, as published.
+        bytes_at: Estimated training memory of a batch size.
     """
-    if budget.width == 1.0:
-        return Choice(1.0, "rule width: as published, so that published weights load")
+    if not budget.cuda:
+        return Choice(1, "rule batch_size: a CPU gains nothing from more")
+    size = recipe.batch
+    while size > 1 and bytes_at(size) > budget.memory_bytes:
+        size //= 2
     return Choice(
-        budget.width,
-        "rule width: on a CPU half the channels make a step 2.2 times as fast (measured at 64^3) "
-        "and need a quarter of the memory; a quarter of them gains only 1.4 times more",
+        size,
+        f"rule batch_size: {recipe.batch} as published, halved until it fits "
+        f"{budget.memory_bytes / 2**30:.1f} GiB",
     )
 
 
-def choose_batch(budget: Budget, bytes_at: Callable[[int], int]) -> Choice[int]:
-    """Rule `batch_size`: the largest of 4 (published), 2 and 1 whose training fits the memory.
-
-    Args:
-        budget: Its largest batch (1 on the CPU, where a batch only costs the sum of its pairs and
-            saves updates) and memory.
-        bytes_at: Estimated training memory of a batch size.
-    """
-    for size in (4, 2):
-        if size <= budget.largest_batch and bytes_at(size) <= budget.memory_bytes:
-            return Choice(
-                size,
-                f"rule batch_size: the largest of 4 (paper), 2, 1 within "
-                f"{budget.memory_bytes / 2**30:.1f} GiB",
-            )
-    why = "the largest that fits" if budget.cuda else "a CPU gains nothing from more"
-    return Choice(1, f"rule batch_size: {why}")
-
-
 def choose_training(
-    budget: Budget, workload: Workload, batch: Choice[int], extent_mm: Triple
+    budget: Budget, workload: Workload, batch: Choice[int], extent_mm: Triple, recipe: Recipe
 ) -> tuple[TrainingPlan, dict[str, str]]:
     """Training and its reasons (rules `pairs_per_epoch`, `learning_rate`, `augmentation`, ...).
 
@@ -97,30 +74,35 @@ def choose_training(
         workload: Of one pair.
         batch: See `choose_batch`.
         extent_mm: Of the grid along (d, h, w).
+        recipe: Of the architecture.
     """
     pairs = choose_pairs_per_epoch(budget, workload)
-    rate = choose_learning_rate(budget)
+    rate = choose_learning_rate(recipe, batch.value)
     augmentation, augmentation_reason = choose_augmentation(extent_mm)
     training = TrainingPlan(
         epochs=EPOCHS,
-        shallow_epochs=round(SHALLOW_SHARE * EPOCHS),
+        shallow_epochs=round(recipe.shallow_share.value * EPOCHS),
         pairs_per_epoch=pairs.value,
         batch_size=batch.value,
         learning_rate=rate.value,
         augmentation=augmentation,
         validation_every=EPOCHS // VALIDATIONS,
         seed=0,
+        optimiser=recipe.optimiser.value,
+        schedule=recipe.schedule.value,
     )
     return training, {
         "training.epochs": "paper: 80",
-        "training.shallow_epochs": f"rule shallow_epochs: {SHALLOW_SHARE:.0%} of the epochs "
-        "without the last level, as published (801 of 1002); unused with --pretrained",
+        "training.shallow_epochs": recipe.shallow_share.reason,
         "training.pairs_per_epoch": pairs.reason,
         "training.batch_size": batch.reason,
         "training.learning_rate": rate.reason,
         "training.augmentation": augmentation_reason,
         "training.validation_every": f"{VALIDATIONS} validations in all",
         "training.seed": "any whole number",
+        "training.optimiser": recipe.optimiser.reason,
+        "training.schedule": recipe.schedule.reason,
+        "training.group_consistency": recipe.group_reason,
     }
 
 
@@ -134,7 +116,7 @@ def choose_pairs_per_epoch(budget: Budget, workload: Workload) -> Choice[int]:
     text = f"rule pairs_per_epoch: {workload.pairs} ordered pairs, within 100 to 1000 (published)"
     if budget.training_hours is None:
         return Choice(count, text)
-    seconds = cpu_training_seconds(workload.voxels, workload.macs)
+    seconds = workload.seconds.training
     most = max(1, int(3600 * budget.training_hours / (EPOCHS * seconds)))
     return Choice(
         min(count, most),
@@ -143,20 +125,23 @@ def choose_pairs_per_epoch(budget: Budget, workload: Workload) -> Choice[int]:
     )
 
 
-def choose_learning_rate(budget: Budget) -> Choice[float]:
-    """Rule `learning_rate`: 5e-5 as published; 5e-4 for narrow networks.
+def choose_learning_rate(recipe: Recipe, batch: int) -> Choice[float]:
+    """Rule `learning_rate`: as published on GPUs, higher on the CPU.
 
-    There are no published weights of other widths, so those start from nothing, with a few
-    thousand steps where the published training took hundreds of thousands. Measured with half
-    the width on three brains (40 x 44 x 32, 240 steps): the loss fell from 0.814 to 0.670 at
-    5e-5, to 0.623 at 5e-4 and to 0.663 at 2e-3.
+    On the CPU networks are narrower, so that they start from nothing, with a few thousand steps
+    where the published trainings took hundreds of thousands. Measured for GradICON with half the
+    width on three brains (40 x 44 x 32, 240 steps): the loss fell from 0.814 to 0.670 at 5e-5, to
+    0.623 at 5e-4 and to 0.663 at 2e-3.
+
+    Args:
+        recipe: Of the architecture; SITReg's rate was published as 1e-4 for each pair of a batch.
+        batch: Pairs of a step.
     """
-    if budget.width == 1.0:
-        return Choice(LEARNING_RATE, "paper: 5e-5")
+    rate = recipe.learning_rate
+    if batch == recipe.batch or not recipe.rate_per_pair:
+        return rate
     return Choice(
-        NARROW_LEARNING_RATE,
-        "rule learning_rate: no published weights of this width to start from, hence ten times "
-        "the paper's 5e-5 (measured: after 240 steps a loss of 0.623 instead of 0.670)",
+        rate.value * batch / recipe.batch, f"{rate.reason}, in proportion to the batch of {batch}"
     )
 
 
@@ -185,7 +170,7 @@ def choose_augmentation(extent_mm: Triple) -> tuple[AugmentationPlan, str]:
 
 
 def choose_instance_optimisation(
-    budget: Budget, workload: Workload
+    budget: Budget, workload: Workload, recipe: Recipe
 ) -> tuple[InstanceOptimisationPlan, dict[str, str]]:
     """Instance optimisation and its reasons (rules `io_steps` and `stopping`)."""
     steps = choose_io_steps(budget, workload)
@@ -195,7 +180,7 @@ def choose_instance_optimisation(
         projection="random_one",
         steps=steps.value,
         optimiser="amsgrad",
-        learning_rate=IO_LEARNING_RATE,
+        learning_rate=recipe.io_learning_rate.value,
         weight_decay=WEIGHT_DECAY,
         flat_window=FLAT_WINDOW if early else 0,
         flat_tolerance=FLAT_TOLERANCE if early else 0.0,
@@ -208,7 +193,7 @@ def choose_instance_optimisation(
         "instance_optimisation.steps": steps.reason,
         "instance_optimisation.optimiser": "paper: AMSGrad",
         "instance_optimisation.weight_decay": "paper: 1e-3",
-        "instance_optimisation.learning_rate": "paper: 2e-5",
+        "instance_optimisation.learning_rate": recipe.io_learning_rate.reason,
         "instance_optimisation.flat_window": (
             f"rule stopping: time counts on a CPU: stop when {FLAT_WINDOW} steps lower the loss by "
             f"less than {FLAT_TOLERANCE:.2%}"
@@ -223,12 +208,12 @@ def choose_instance_optimisation(
 def choose_io_steps(budget: Budget, workload: Workload) -> Choice[int]:
     """Rule `io_steps`: 50 as published; on the CPU as many of them as fit the time for a pair.
 
-    The seconds of a step are estimated from the network's multiply-adds (`cpu_step_seconds`),
+    The seconds of a step are estimated from the network's multiply-adds (`costs.cpu_step_seconds`),
     for one core; at least 10 steps.
     """
     if budget.pair_seconds is None:
         return Choice(IO_STEPS, f"paper: {IO_STEPS}")
-    seconds = cpu_step_seconds(workload.voxels, workload.macs)
+    seconds = workload.seconds.optimisation
     steps = max(FEWEST_IO_STEPS, min(IO_STEPS, math.floor(budget.pair_seconds / seconds)))
     return Choice(
         steps,

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from autoreg.errors import PlanError
 from autoreg.fingerprint import CaseFingerprint, Fingerprint
-from autoreg.plan import AlignmentPlan, Triple
+from autoreg.network_plan import Triple
+from autoreg.plan import AlignmentPlan
 from autoreg.planning.choice import Choice
 
 # World alignment: the boxes of a pair overlap at least so much ...

@@ -106,18 +106,39 @@ def load_fingerprint(dataset: RawDataset, preprocessed: Path) -> Fingerprint:
 
 
 def make_plan(
-    fingerprint: Fingerprint, budget: Budget, configuration: str, preprocessed: Path
+    fingerprint: Fingerprint,
+    budget: Budget,
+    configuration: str,
+    preprocessed: Path,
+    architecture: str | None = None,
 ) -> tuple[Plan, tuple[str, ...]]:
     """Plan a configuration and write it to plans.json; one that a person added is only read.
 
+    Args:
+        fingerprint: Of the data set.
+        budget: What may be taken.
+        configuration: Its name.
+        preprocessed: Folder of preprocessed data.
+        architecture: Of the network; None: chosen.
+
     Returns:
         The plan, and sentences that the user should read.
+
+    Raises:
+        PlanError: if a person added the configuration with another architecture.
     """
     path = plans_path(preprocessed, fingerprint.dataset)
     if is_added_by_hand(path, configuration):
         plan = load_plan(path, configuration)
+        found = plan.network.architecture
+        if architecture not in (None, found):
+            raise PlanError(
+                f'{path}: the configuration "{configuration}" is yours, and its network is '
+                f"{found}, not the {architecture} of --architecture; plan under another name with "
+                "--config, or leave --architecture out"
+            )
         return plan, (f'the configuration "{configuration}" is yours: taken as it stands',)
-    plan = plan_from_fingerprint(fingerprint, budget, configuration)
+    plan = plan_from_fingerprint(fingerprint, budget, configuration, architecture)
     messages = write_plans(path, plan, fingerprint.digest)
     return plan, messages
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autoreg.fingerprint import Fingerprint
 from autoreg.io.dataset import RawDataset
+from autoreg.network_plan import GradICONPlan, NetworkPlan, SITRegPlan
 from autoreg.plan import Plan
 from autoreg.planning.preprocess import PreprocessReport
 
@@ -60,9 +61,8 @@ def decided_text(plan: Plan) -> str:
              f"intensity.{name}")
             for name, scheme in plan.intensity.items()
         ),
-        ("levels", ", ".join(f"{f:g}" for f in plan.network.level_factors),
-         "network.level_factors"),
-        ("width", f"{plan.network.width:g}", "network.width"),
+        ("architecture", plan.network.architecture, "network.architecture"),
+        *_network_rows(plan.network),
         ("similarity", loss.similarity, "loss.similarity"),
         ("its parameters", parameters or "-", "loss.similarity_parameters"),
         ("lambda", f"{loss.regularity_weight:g}", "loss.regularity_weight"),
@@ -70,6 +70,7 @@ def decided_text(plan: Plan) -> str:
         ("pairs per epoch", f"{training.pairs_per_epoch}", "training.pairs_per_epoch"),
         ("batch size", f"{training.batch_size}", "training.batch_size"),
         ("learning rate", f"{training.learning_rate:g}", "training.learning_rate"),
+        ("its schedule", training.schedule, "training.schedule"),
         ("IO steps", f"{optimisation.steps}", "instance_optimisation.steps"),
         ("IO learning rate", f"{optimisation.learning_rate:g}",
          "instance_optimisation.learning_rate"),
@@ -85,6 +86,29 @@ def decided_text(plan: Plan) -> str:
         f"{_gib(memory.prediction)} of {_gib(memory.limit)} GiB",
     )
     return "\n".join(lines)
+
+
+def _network_rows(network: NetworkPlan) -> list[tuple[str, str, str]]:
+    """Name, value and key of what the planner chose of a network."""
+    if isinstance(network, GradICONPlan):
+        factors = ", ".join(f"{f:g}" for f in network.level_factors)
+        return [
+            ("levels", factors, "network.level_factors"),
+            ("width", f"{network.width:g}", "network.width"),
+        ]
+    if isinstance(network, SITRegPlan):
+        heads = ", ".join("-" if n is None else f"{n}" for n in network.deformation_features)
+        kept = "computed twice" if network.checkpointing else "kept"
+        return [
+            ("features", ", ".join(map(str, network.features)), "network.features"),
+            ("of deformations", heads, "network.deformation_features"),
+            ("finest activations", kept, "network.checkpointing"),
+        ]
+    return [
+        ("variant", network.variant, "network.variant"),
+        ("embedding", f"{network.embedding}", "network.embedding"),
+        ("window", _by(network.window, 0), "network.window"),
+    ]
 
 
 def prepared_text(report: PreprocessReport) -> str:

@@ -153,16 +153,25 @@ def _set_gradients(
     """Put the joint gradient into `.grad`; give cosine and conflict."""
     if plan.mode == "gradient_projection":
         # One forward serves both gradients; only the second one frees its graph.
-        g_similarity = torch.autograd.grad(loss.similarity, parameters, retain_graph=True)
-        g_regularity = torch.autograd.grad(loss.weighted_regularity, parameters)
+        g_similarity = _gradients(loss.similarity, parameters, retain_graph=True)
+        g_regularity = _gradients(loss.weighted_regularity, parameters, retain_graph=False)
         projection = project(g_similarity, g_regularity, plan.projection, coin)
         gradients, cosine, conflict = projection.gradient, projection.cosine, projection.conflict
     else:
-        gradients = list(torch.autograd.grad(loss.total, parameters))
+        gradients = _gradients(loss.total, parameters, retain_graph=False)
         cosine, conflict = None, False
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     return cosine, conflict
+
+
+def _gradients(loss: Tensor, parameters: list[nn.Parameter], *, retain_graph: bool) -> list[Tensor]:
+    # Zeros for what has no part in the result: published networks carry unused parameters.
+    return list(
+        torch.autograd.grad(
+            loss, parameters, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
+        )
+    )
 
 
 def _is_flat(totals: list[float], plan: InstanceOptimisationPlan) -> bool:

@@ -2,7 +2,8 @@
 
     similarity = sim(moving o phi_fm, fixed) + sim(fixed o phi_mf, moving)
 
-With LNCC and GradICON this is the published loss of uniGradICON.
+With LNCC and GradICON this is the published loss of uniGradICON; with windowed NCC, diffusion and
+lambda 2 it is twice that of SITReg at lambda 1, which takes means over the two directions.
 """
 
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor
 
 from autoreg.losses.factory import Regularity, build_regularity, build_similarity
+from autoreg.losses.folding import folded_volume
 from autoreg.losses.similarity import Loss, Similarity
 from autoreg.networks.base import MapPair
 from autoreg.numerics.coordinates import Size
-from autoreg.numerics.maps import FieldChain
+from autoreg.numerics.maps import CoordinateMap
 from autoreg.numerics.warp import sample_at_unit
-from autoreg.plan import LossPlan
+from autoreg.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,15 @@ class LossValues:
     Attributes:
         similarity: Sum over both directions.
         regularity: Without its weight.
-        total: similarity + weight * regularity.
+        total: similarity + weight * regularity + folding weight * folding.
+        folding: Non-diffeomorphic volume of both maps together, voxels; None where the plan gives
+            it no weight.
     """
 
     similarity: float
     regularity: float
     total: float
+    folding: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,20 +46,23 @@ class PairLoss:
     Attributes:
         similarity: Sum over both directions.
         regularity: Without its weight.
-        weighted_regularity: lambda * regularity.
+        folding: Non-diffeomorphic volume, sum over both maps; None if it isn't asked for.
+        weighted_regularity: lambda * regularity + folding weight * folding.
         total: What is minimised.
     """
 
     similarity: Tensor
     regularity: Tensor
+    folding: Tensor | None
     weighted_regularity: Tensor
     total: Tensor
 
     def values(self) -> LossValues:
         """The numbers, in one transfer from the device."""
-        scalars = torch.stack([self.similarity, self.regularity, self.total]).detach()
-        similarity, regularity, total = scalars.tolist()
-        return LossValues(similarity, regularity, total)
+        scalars = [self.similarity, self.regularity, self.total]
+        scalars += [] if self.folding is None else [self.folding]
+        similarity, regularity, total, *folding = torch.stack(scalars).detach().tolist()
+        return LossValues(similarity, regularity, total, folding[0] if folding else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +76,7 @@ class PairObjective:
         to_moving: Similarity of the warped fixed image to the moving one.
         regularity: Of the two maps.
         weight: lambda.
+        folding_weight: Of the non-diffeomorphic volume; 0: it is not computed.
     """
 
     moving: Tensor
@@ -76,6 +85,7 @@ class PairObjective:
     to_moving: Loss
     regularity: Regularity
     weight: float
+    folding_weight: float = 0.0
 
     def __call__(self, maps: MapPair, generator: torch.Generator) -> PairLoss:
         """The loss of the maps that a network gave.
@@ -89,14 +99,18 @@ class PairObjective:
             The loss; the images are sampled with zeros outside, as published.
         """
         shape = self.fixed.shape[2:]
-        fixed_to_moving = _evaluated(maps.fixed_to_moving, shape)
-        moving_to_fixed = _evaluated(maps.moving_to_fixed, shape)
-        warped_moving = sample_at_unit(self.moving, fixed_to_moving.at_nodes, "zeros")
-        warped_fixed = sample_at_unit(self.fixed, moving_to_fixed.at_nodes, "zeros")
+        maps = evaluated(maps, shape)
+        forth, back = maps.fixed_to_moving, maps.moving_to_fixed
+        warped_moving = sample_at_unit(self.moving, forth.dense(shape), "zeros")
+        warped_fixed = sample_at_unit(self.fixed, back.dense(shape), "zeros")
         similarity = self.to_fixed(warped_moving) + self.to_moving(warped_fixed)
-        regularity = self.regularity(fixed_to_moving, moving_to_fixed, shape, generator)
-        weighted = self.weight * regularity
-        return PairLoss(similarity, regularity, weighted, weighted + similarity)
+        regularity = self.regularity(forth, back, shape, generator)
+        weighted, folding = self.weight * regularity, None
+        if self.folding_weight > 0:
+            volumes = [folded_volume(one.displacement_vox(shape)) for one in (forth, back)]
+            folding = volumes[0] + volumes[1]
+            weighted = weighted + self.folding_weight * folding
+        return PairLoss(similarity, regularity, folding, weighted, weighted + similarity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,20 +121,28 @@ class Objective:
         similarity: Of a warped image and the one it is brought onto.
         regularity: Of the two maps.
         weight: lambda.
+        folding_weight: Of the non-diffeomorphic volume of both maps.
     """
 
     similarity: Similarity
     regularity: Regularity
     weight: float
+    folding_weight: float = 0.0
 
     @classmethod
-    def from_plan(cls, loss: LossPlan) -> "Objective":
-        """The objective that a plan asks for.
+    def from_plan(cls, plan: Plan) -> "Objective":
+        """The objective that a plan asks for: its loss, on a grid of its spacing.
 
         Raises:
             PlanError: for an unknown name or parameter.
         """
-        return cls(build_similarity(loss), build_regularity(loss), loss.regularity_weight)
+        loss = plan.loss
+        return cls(
+            build_similarity(loss),
+            build_regularity(loss, plan.grid.spacing_mm),
+            loss.regularity_weight,
+            loss.folding_weight,
+        )
 
     def bind(
         self,
@@ -147,20 +169,45 @@ class Objective:
             to_moving=self.similarity.bind(moving, moving_mask),
             regularity=self.regularity,
             weight=self.weight,
+            folding_weight=self.folding_weight,
         )
 
 
 @dataclass(frozen=True, eq=False)
-class _EvaluatedChain(FieldChain):
-    """A chain whose points at its grid's nodes are known, for the warp and for the regularity."""
+class _Evaluated(CoordinateMap):
+    """A map whose points at the nodes of one grid are known."""
 
+    map: CoordinateMap
     at_nodes: Tensor
+
+    def __call__(self, points_unit: Tensor) -> Tensor:
+        return self.map(points_unit)
+
+    def select(self, batch: slice) -> "_Evaluated":
+        return _Evaluated(self.map.select(batch), self.at_nodes[batch])
+
+    @property
+    def device(self) -> torch.device:
+        return self.at_nodes.device
 
     def dense(self, shape: Size) -> Tensor:
         if tuple(shape) == tuple(self.at_nodes.shape[2:]):
             return self.at_nodes
-        return super().dense(shape)
+        return self.map.dense(shape)
 
 
-def _evaluated(chain: FieldChain, shape: Size) -> _EvaluatedChain:
-    return _EvaluatedChain(chain.fields, chain.dense(shape))
+def evaluated(maps: MapPair, shape: Size) -> MapPair:
+    """Maps that are computed at the nodes of a grid once, however often these are asked for.
+
+    Args:
+        maps: Between two images.
+        shape: Nodes of the grid along (d, h, w).
+
+    Returns:
+        The same maps; their `dense` and `displacement_vox` on this grid cost nothing more.
+    """
+
+    def one(chain: CoordinateMap) -> CoordinateMap:
+        return chain if isinstance(chain, _Evaluated) else _Evaluated(chain, chain.dense(shape))
+
+    return MapPair(one(maps.fixed_to_moving), one(maps.moving_to_fixed))

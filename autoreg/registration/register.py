@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from autoreg.errors import AutoregError, GeometryError
 from autoreg.geometry.transforms import Affine, Composite, DisplacementField
 from autoreg.networks.base import RegistrationNetwork, eval_mode
-from autoreg.numerics.maps import FieldChain
+from autoreg.numerics.maps import CoordinateMap
 from autoreg.numerics.precision import float32_exactly
 from autoreg.plan import InstanceOptimisationPlan, Plan
 from autoreg.registration.instance_optimisation import Trace, TraceStep, optimise, preserved
 from autoreg.registration.objective import LossValues, Objective, PairObjective
 from autoreg.registration.prepare import Prepared
+from autoreg.registration.repeated_warnings import warned_once
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,7 @@ class Registration:
 
 
 @float32_exactly()
+@warned_once()
 def register(
     network: RegistrationNetwork,
     plan: Plan,
@@ -81,7 +83,7 @@ def register(
             # Nobody needs the other direction here, and it would double the time.
             u_vox = _finite_displacement(network.one_direction(moving.image, fixed.image), fixed)
     else:
-        objective = objective or Objective.from_plan(plan.loss)
+        objective = objective or Objective.from_plan(plan)
         pair = objective.bind(moving.image, fixed.image, moving.mask, fixed.mask)
         with preserved(network):
             trace = optimise(network, pair, io, on_step)
@@ -110,7 +112,7 @@ def _result(
     return _finite_displacement(maps.fixed_to_moving, fixed), loss
 
 
-def _finite_displacement(chain: FieldChain, fixed: Prepared) -> NDArray[np.float32]:
+def _finite_displacement(chain: CoordinateMap, fixed: Prepared) -> NDArray[np.float32]:
     u_vox: NDArray[np.float32] = chain.displacement_vox(fixed.geometry.shape)[0].cpu().numpy()
     if not np.isfinite(u_vox).all():
         raise AutoregError(

@@ -7,7 +7,7 @@ its own key, so that what happens to it does not depend on the worker that gets 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,9 +15,10 @@ import torch
 from batchgenerators.transforms.abstract_transforms import AbstractTransform
 from numpy.typing import NDArray
 
+from autoreg.network_plan import Triple
 from autoreg.numerics.coordinates import index_grid
 from autoreg.numerics.warp import sample_at_index
-from autoreg.plan import AugmentationPlan, GridPlan, Triple
+from autoreg.plan import AugmentationPlan, GridPlan
 
 ROLES = ("fixed", "moving")
 
@@ -154,7 +155,8 @@ class PairAugmentation(AbstractTransform):  # type: ignore[misc]
 
     A batch is a dict with "fixed" and "moving" (B, C, D, H, W) in [0, 1], optionally label maps
     and masks under names like "fixed_mask", the number of the "epoch", and one key per pair
-    under "keys": the integers that seed its generator.
+    under "keys": the integers that seed its generator. A batch of "fixed" alone is a cycle: its
+    images are flipped together.
     """
 
     def __init__(self, grid: GridPlan, plan: AugmentationPlan) -> None:
@@ -166,6 +168,8 @@ class PairAugmentation(AbstractTransform):  # type: ignore[misc]
         if batch["epoch"] < self.plan.from_epoch:
             return batch
         draws = [draw_pair(np.random.default_rng(key), self.plan) for key in batch["keys"]]
+        if "moving" not in batch:
+            draws = [replace(draw, flip=draws[0].flip) for draw in draws]
         changed = {
             name: np.stack([self._change(name, *one) for one in zip(array, draws, strict=True)])
             for name, array in batch.items()

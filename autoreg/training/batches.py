@@ -1,4 +1,4 @@
-"""Batches of pairs: drawn by a seed, loaded and augmented in batchgenerators' workers.
+"""Batches of pairs or cycles: drawn by a seed, loaded and augmented in batchgenerators' workers.
 
 What is drawn depends on the plan's seed, the epoch and the place in the epoch alone, so that it is
 the same for any number of workers and after any interruption. One set of workers serves all epochs:
@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,49 +33,12 @@ from torch import Tensor
 from autoreg.errors import AutoregError, DataError
 from autoreg.io.cases import Pair
 from autoreg.planning.prepared import PreparedCase, load_prepared
+from autoreg.training.draws import Draws
 
 logger = logging.getLogger(__name__)
 
 CACHED_PER_WORKER = 2
 PARENT_CHECK_SECONDS = 1.0
-Key = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Which pairs make up which batch.
-
-    Attributes:
-        pairs: That may be drawn, with replacement.
-        pairs_per_epoch: Number of draws in an epoch.
-        batch_size: Pairs in a batch; an epoch's last batch may hold fewer.
-        seed: Of all draws.
-    """
-
-    pairs: Sequence[Pair]
-    pairs_per_epoch: int
-    batch_size: int
-    seed: int
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Number of batches in an epoch."""
-        return -(-self.pairs_per_epoch // self.batch_size)
-
-    def batch(self, epoch: int, index: int) -> list[tuple[Key, Pair]]:
-        """The pairs of a batch, each with the key that seeds its augmentation.
-
-        Args:
-            epoch: Counted from 0.
-            index: Of the batch in its epoch.
-        """
-        generator = np.random.default_rng((self.seed, epoch))
-        chosen = generator.integers(len(self.pairs), size=self.pairs_per_epoch)
-        start = index * self.batch_size
-        places = range(start, min(start + self.batch_size, self.pairs_per_epoch))
-        # From 1: numpy pads seeds with zeros, so that (seed, epoch, 0) would be (seed, epoch) again
-        # and the first pair's augmentation would repeat the numbers that chose the pairs.
-        return [((self.seed, epoch, 1 + i), self.pairs[int(chosen[i])]) for i in places]
 
 
 @dataclass(frozen=True)
@@ -97,6 +60,7 @@ class PairBatch:
         fixed_mask: (B, 1, D, H, W) bool, where the similarity to the fixed image counts; None if
             no fixed case of the batch has a mask.
         moving_mask: The same of the moving images.
+        is_cycle: Whether these are the three pairs of a cycle.
     """
 
     fixed: Tensor
@@ -104,6 +68,29 @@ class PairBatch:
     pairs: tuple[Pair, ...]
     fixed_mask: Tensor | None = None
     moving_mask: Tensor | None = None
+    is_cycle: bool = False
+
+    def to(self, device: torch.device) -> "PairBatch":
+        """The batch on a device."""
+        return self._changed(self.pairs, self.is_cycle, lambda tensor: tensor.to(device))
+
+    def one(self, number: int) -> "PairBatch":
+        """One of its pairs, as a batch of one."""
+        only = slice(number, number + 1)
+        return self._changed(self.pairs[only], False, lambda tensor: tensor[only])
+
+    def _changed(
+        self, pairs: tuple[Pair, ...], is_cycle: bool, change: Callable[[Tensor], Tensor]
+    ) -> "PairBatch":
+        fixed, moving = self.fixed_mask, self.moving_mask
+        return PairBatch(
+            change(self.fixed),
+            change(self.moving),
+            pairs,
+            None if fixed is None else change(fixed),
+            None if moving is None else change(moving),
+            is_cycle,
+        )
 
 
 class PairLoader(SlimDataLoaderBase):  # type: ignore[misc]
@@ -120,12 +107,13 @@ class PairLoader(SlimDataLoaderBase):  # type: ignore[misc]
         super().__init__(draws, draws.batch_size, workers)
         self._folder = folder
         self._epochs = epochs
-        self._position = 0
+        self._epoch = epochs.start
+        self._index = 0
 
     def set_thread_id(self, thread_id: int) -> None:
         """Called by batchgenerators in each worker before the first batch."""
         super().set_thread_id(thread_id)
-        self._position = thread_id
+        self._index = thread_id
         if multiprocessing.parent_process() is not None:
             # Workers share the processors; besides, a forked OpenMP pool would hang.
             torch.set_num_threads(1)
@@ -137,15 +125,21 @@ class PairLoader(SlimDataLoaderBase):  # type: ignore[misc]
         Raises:
             StopIteration: after the last epoch.
         """
-        number, index = divmod(self._position, self._data.batches_per_epoch)
-        if number >= len(self._epochs):
-            raise StopIteration
-        self._position += self.number_of_threads_in_multithreaded
-        return self._load(self._epochs[number], index)
+        while self._epoch < self._epochs.stop:
+            count = self._data.batches_in(self._epoch)
+            if self._index < count:
+                self._index += self.number_of_threads_in_multithreaded
+                return self._load(
+                    self._epoch, self._index - self.number_of_threads_in_multithreaded
+                )
+            self._epoch, self._index = self._epoch + 1, self._index - count
+        raise StopIteration
 
     def _load(self, epoch: int, index: int) -> dict[str, Any]:
         keyed = self._data.batch(epoch, index)
-        cases: dict[str, list[PreparedCase]] = {"fixed": [], "moving": []}
+        # In a cycle the moving cases are the fixed ones of the next pairs.
+        roles = ("fixed",) if self._data.are_cycles(epoch) else ("fixed", "moving")
+        cases: dict[str, list[PreparedCase]] = {role: [] for role in roles}
         for _, pair in keyed:
             for role, loaded in cases.items():
                 case = getattr(pair, role)
@@ -237,7 +231,10 @@ def _batches(augmenter: Iterator[dict[str, Any]]) -> Iterator[PairBatch]:
             raise DataError(failure.message)
         arrays = {name: value for name, value in batch.items() if isinstance(value, np.ndarray)}
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        yield PairBatch(pairs=batch["pairs"], **tensors)
+        is_cycle = "moving" not in tensors
+        if is_cycle:
+            tensors |= {n.replace("fixed", "moving"): t.roll(-1, 0) for n, t in tensors.items()}
+        yield PairBatch(pairs=batch["pairs"], is_cycle=is_cycle, **tensors)
 
 
 def _end_with_parent(parent: int) -> None:

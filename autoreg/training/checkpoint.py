@@ -6,7 +6,7 @@ opening one runs no code.
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from autoreg.errors import AutoregError, CheckpointError
 from autoreg.io.atomic import atomic_path
 from autoreg.io.records import from_plain, to_plain
 from autoreg.io.weights import read_torch_file
+from autoreg.network_plan import NetworkPlan
 from autoreg.networks.base import RegistrationNetwork
 from autoreg.networks.factory import build_network
 from autoreg.plan import Plan
@@ -60,8 +61,8 @@ class Checkpoint:
     Attributes:
         plan: The plan it was trained by.
         fold: "0", "1", ... or "all".
-        levels: Levels of the cascade that the weights have: all of `plan.network.level_factors`,
-            or one fewer in the first stage of a training from scratch.
+        levels: Levels that the weights have: all of the plan's network, or one fewer in the first
+            stage of training a cascade from scratch.
         epoch: Completed epochs.
         network: The network's state dict.
         resume: In checkpoint_latest.pt.
@@ -169,11 +170,12 @@ def build_trained(checkpoint: Checkpoint, where: str) -> RegistrationNetwork:
         CheckpointError: if names or shapes do not fit the plan.
     """
     plan = checkpoint.plan
-    levels = plan.network.level_factors[: checkpoint.levels]
+    trained: NetworkPlan = plan.network
+    first = trained.without_last_level()
+    if first is not None and checkpoint.levels == first.levels:
+        trained = first
     try:
-        network = build_network(
-            replace(plan.network, level_factors=levels), len(plan.fixed_modalities)
-        )
+        network = build_network(trained, len(plan.fixed_modalities))
     except AutoregError as error:
         raise CheckpointError(f"{where}: its network cannot be built: {error}") from error
     theirs, own = checkpoint.network, network.state_dict()

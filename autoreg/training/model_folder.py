@@ -143,6 +143,6 @@ def load_network(
     plan = _plan_beside(model_folder, checkpoint.plan, path)
     network = build_trained(checkpoint, str(path))
     description = f"{path} ({checkpoint.epoch} epochs)"
-    if checkpoint.levels < len(plan.network.level_factors):
+    if checkpoint.levels < plan.network.levels:
         description += ", still without the last level"
     return LoadedModel(network.to(device).eval(), plan, description)

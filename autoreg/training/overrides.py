@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from autoreg.errors import UsageError
-from autoreg.plan import Plan
+from autoreg.plan import Plan, TrainingPlan
 from autoreg.planning.memory import training_bytes
 
 logger = logging.getLogger(__name__)
@@ -39,9 +39,9 @@ class Overrides:
 def override(plan: Plan, overrides: Overrides, *, pretrained: bool) -> Plan:
     """The plan with the command line's values.
 
-    A new number of epochs moves the beginning of the second stage and of the augmentation in
-    proportion, unless they are given as well: otherwise a short training would end in its first
-    stage.
+    A new number of epochs moves the beginnings of the second stage, of the augmentation and of
+    group consistency in proportion, unless they are given as well: otherwise a short training would
+    end in its first stage.
 
     Args:
         plan: From plans.json.
@@ -52,7 +52,7 @@ def override(plan: Plan, overrides: Overrides, *, pretrained: bool) -> Plan:
         The plan that the training obeys, with reasons that tell what came from where.
 
     Raises:
-        UsageError: if the first stage would last to the end.
+        UsageError: if the first stage would last to the end, or group consistency never begin.
         PlanError: if a value is impossible.
     """
     given = {f.name: getattr(overrides, f.name) for f in fields(overrides)}
@@ -66,18 +66,35 @@ def override(plan: Plan, overrides: Overrides, *, pretrained: bool) -> Plan:
     if pretrained:
         given["shallow_epochs"] = 0
         reasons[_key("shallow_epochs")] = "0: the training starts from pretrained weights"
-    if "augmentation_from" in given:
-        from_epoch = given.pop("augmentation_from")
-        given["augmentation"] = replace(training.augmentation, from_epoch=from_epoch)
-    training = replace(training, **given)
-    if len(plan.network.level_factors) > 1 and training.epochs <= training.shallow_epochs:
+    training = replace(training, **_nested(training, given))
+    _require_every_stage(plan, training)
+    changed = replace(plan, training=training, reasons={**plan.reasons, **reasons})
+    return changed if "batch_size" not in given else _with_memory(changed)
+
+
+def _nested(training: TrainingPlan, given: dict[str, Any]) -> dict[str, Any]:
+    """The values, those of the inner records in new inner records."""
+    nested = dict(given)
+    for name in ("augmentation", "group_consistency"):
+        if f"{name}_from" in given:
+            from_epoch = nested.pop(f"{name}_from")
+            nested[name] = replace(getattr(training, name), from_epoch=from_epoch)
+    return nested
+
+
+def _require_every_stage(plan: Plan, training: TrainingPlan) -> None:
+    if plan.network.without_last_level() and training.epochs <= training.shallow_epochs:
         raise UsageError(
             f"training.epochs is {training.epochs} and training.shallow_epochs "
             f"{training.shallow_epochs}: the last level would never be trained. Give a lower "
             "--shallow-epochs or more --epochs"
         )
-    changed = replace(plan, training=training, reasons={**plan.reasons, **reasons})
-    return changed if "batch_size" not in given else _with_memory(changed)
+    group = training.group_consistency
+    if group.weight > 0 and training.epochs <= group.from_epoch:
+        raise UsageError(
+            f"training.epochs is {training.epochs} and training.group_consistency.from_epoch "
+            f"{group.from_epoch}: it would never begin. Lower from_epoch in the plan"
+        )
 
 
 def _moved_with_epochs(plan: Plan, given: dict[str, Any]) -> dict[str, int]:
@@ -88,6 +105,7 @@ def _moved_with_epochs(plan: Plan, given: dict[str, Any]) -> dict[str, int]:
     planned = {
         "shallow_epochs": training.shallow_epochs,
         "augmentation_from": training.augmentation.from_epoch,
+        "group_consistency_from": training.group_consistency.from_epoch,
     }
     # Rounded down, so that the last level trains for at least one epoch, however few there are.
     moved = {n: v * given["epochs"] // training.epochs for n, v in planned.items()}
@@ -106,6 +124,6 @@ def _with_memory(plan: Plan) -> Plan:
 
 
 def _key(name: str) -> str:
-    if name == "augmentation_from":
-        return "training.augmentation.from_epoch"
+    if name.endswith("_from"):
+        return f"training.{name.removesuffix('_from')}.from_epoch"
     return f"training.{name}"

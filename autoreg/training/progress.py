@@ -23,7 +23,7 @@ class ValidationSummary:
         pairs: Number of pairs.
         similarity: Similarity loss (both directions, as in training), without augmentation.
         regularity: Regularity loss, unweighted.
-        total: Similarity + weight * regularity.
+        total: Similarity + weight * regularity + folding weight * folding.
         dice: Mean over pairs and structures, in [0, 1]; None without label maps.
         tre_mm: Mean distance of corresponding landmarks, millimetres; None without landmarks.
         ndv_percent: Share of non-diffeomorphic volume, percent.
@@ -48,10 +48,13 @@ class EpochRecord:
         augmented: Whether the images were augmented.
         similarity: Mean similarity loss of the training pairs.
         regularity: Mean regularity loss, unweighted.
-        total: Mean of similarity + weight * regularity.
+        total: Mean of all that was minimised.
         seconds: Duration of the epoch without its validation.
         waiting_seconds: Part of it spent waiting for data.
         validation: Where the epoch ended with one.
+        folding: Mean non-diffeomorphic volume of a pair (both maps), voxels; None where it has no
+            weight.
+        cycle: Mean cycle error (both directions), unweighted; None without group consistency.
     """
 
     epoch: int
@@ -63,6 +66,8 @@ class EpochRecord:
     seconds: float
     waiting_seconds: float
     validation: ValidationSummary | None
+    folding: float | None = None
+    cycle: float | None = None
 
 
 _Validated = tuple[int, ValidationSummary]  # with its epoch
@@ -75,9 +80,12 @@ def describe(record: EpochRecord, epochs: int) -> str:
         record: Of the epoch.
         epochs: Number of epochs in all.
     """
+    parts = f"similarity {record.similarity:.4f}, regularity {record.regularity:.4f}"
+    parts += "" if record.folding is None else f", folding {record.folding:.4g} voxels"
+    parts += "" if record.cycle is None else f", cycle error {record.cycle:.3g}"
     text = (
-        f"epoch {record.epoch + 1}/{epochs}: loss {record.total:.4f} (similarity "
-        f"{record.similarity:.4f}, regularity {record.regularity:.4f}), {record.seconds:.1f} s, "
+        f"epoch {record.epoch + 1}/{epochs}: loss {record.total:.4f} ({parts}), "
+        f"{record.seconds:.1f} s, "
         f"{100 * record.waiting_seconds / max(record.seconds, 1e-9):.0f} % of it waiting for data"
     )
     if record.validation is None:

@@ -20,9 +20,10 @@ from autoreg.planning.prepared import PreparedRecord, list_prepared, prepared_fo
 from autoreg.planning.preprocess import settings_digest
 from autoreg.registration.objective import Objective
 from autoreg.training.augmentation import PairAugmentation
-from autoreg.training.batches import Draws, open_batches
+from autoreg.training.batches import open_batches
 from autoreg.training.checkpoint import Checkpoint
 from autoreg.training.claim import LOG_NAME, claim, resumable
+from autoreg.training.draws import Draws, make_draws
 from autoreg.training.environment import log_file
 from autoreg.training.overrides import Overrides, override
 from autoreg.training.splits import FoldPairs, fold_pairs
@@ -93,6 +94,7 @@ def run_training(request: TrainingRequest) -> Path:
     fold = fold_pairs(pairs, dataset, request.fold, plan.training)
     prepared = prepared_folder(request.preprocessed, plan)
     _require_prepared(prepared, fold, plan)
+    draws = make_draws(plan.training, fold)
     model = request.results / plan.dataset / plan.configuration
     checkpoint = None
     if request.resume:
@@ -103,7 +105,7 @@ def run_training(request: TrainingRequest) -> Path:
         claim(model, fold.fold, plan, overwrite=request.overwrite)
     folder = model / f"fold_{fold.fold}"
     with log_file(folder / LOG_NAME):
-        _train(request, plan, fold, prepared, checkpoint, folder)
+        _train(request, plan, fold, draws, prepared, checkpoint, folder)
     return folder
 
 
@@ -111,26 +113,26 @@ def _train(
     request: TrainingRequest,
     plan: Plan,
     fold: FoldPairs,
+    draws: Draws,
     prepared: Path,
     checkpoint: Checkpoint | None,
     folder: Path,
 ) -> None:
     training = plan.training
     workers = default_workers() if request.workers is None else request.workers
-    draws = Draws(fold.training, training.pairs_per_epoch, training.batch_size, training.seed)
     transform = PairAugmentation(plan.grid, training.augmentation)
     epochs = range(checkpoint.epoch if checkpoint and request.resume else 0, training.epochs)
     # Workers are started before there is a network or CUDA for them to inherit.
     with open_batches(prepared, draws, transform, epochs, workers) as batches, float32_exactly():
         state = _starting_state(request, plan, checkpoint)
-        objective = Objective.from_plan(plan.loss)
+        objective = Objective.from_plan(plan)
         setup = TrainingSetup(
             plan=plan,
             fold=fold.fold,
             folder=folder,
             objective=objective,
             validator=_validator(request, plan, fold, prepared, objective),
-            batches_per_epoch=draws.batches_per_epoch,
+            batches_in=draws.batches_in,
             device=request.device,
             show_progress=request.show_progress,
             is_pretrained=request.pretrained is not None,
@@ -214,7 +216,7 @@ def _announce(setup: TrainingSetup, fold: FoldPairs, state: TrainingState, worke
         "%s, configuration %s, fold %s: %d of %d epochs done, %d of %d levels; grid %s; %d pairs "
         "to draw %d from per epoch in batches of %d; %d %s validation pairs; on %s, %d workers",
         plan.dataset, plan.configuration, fold.fold, state.epoch, training.epochs, state.levels,
-        len(plan.network.level_factors), "x".join(map(str, plan.grid.shape)), len(fold.training),
+        plan.network.levels, "x".join(map(str, plan.grid.shape)), len(fold.training),
         training.pairs_per_epoch, training.batch_size, len(fold.validation),
         "held-out" if fold.held_out else "training (none is held out)", setup.device, workers,
     )  # fmt: skip

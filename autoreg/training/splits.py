@@ -44,6 +44,11 @@ class OrderedPairs(Sequence[Pair]):
     def __init__(self, cases: Sequence[str]) -> None:
         self._cases = tuple(cases)
 
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """The names."""
+        return self._cases
+
     def __len__(self) -> int:
         return len(self._cases) * (len(self._cases) - 1)
 

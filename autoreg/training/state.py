@@ -1,13 +1,15 @@
 """The state of a training: from scratch, from a pretrained model, or from a checkpoint."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from autoreg.errors import CheckpointError
+from autoreg.network_plan import NetworkPlan
 from autoreg.networks.base import RegistrationNetwork
 from autoreg.networks.factory import build_network
+from autoreg.networks.gradicon import GradICON
 from autoreg.plan import Plan
 from autoreg.training.checkpoint import Checkpoint, ResumeState, build_trained, load_checkpoint
 from autoreg.training.comparison import plan_differences
@@ -47,10 +49,9 @@ def new_state(plan: Plan, device: torch.device) -> TrainingState:
         plan: Network, stages and seed.
         device: Where to train.
     """
-    levels = len(plan.network.level_factors)
-    if plan.training.shallow_epochs > 0 and levels > 1:
-        levels -= 1
-    return _state(_seeded_network(plan, levels), levels, plan, device)
+    first = plan.network.without_last_level() if plan.training.shallow_epochs > 0 else None
+    network = plan.network if first is None else first
+    return _state(_seeded_network(plan, network), network.levels, plan, device)
 
 
 def load_pretrained(plan: Plan, folder: Path) -> Checkpoint:
@@ -73,7 +74,7 @@ def load_pretrained(plan: Plan, folder: Path) -> Checkpoint:
     channels = (len(checkpoint.plan.fixed_modalities), len(plan.fixed_modalities))
     if channels[0] != channels[1]:
         differences.append(f"the number of channels was {channels[0]} and is now {channels[1]}")
-    levels = len(plan.network.level_factors)
+    levels = plan.network.levels
     if checkpoint.levels != levels:
         differences.append(f"{checkpoint.levels} levels were trained and {levels} are needed")
     if differences:
@@ -143,11 +144,12 @@ def add_last_level(state: TrainingState, plan: Plan, device: torch.device) -> No
         plan: Network, learning rate and seed.
         device: Where to train.
     """
-    levels = len(plan.network.level_factors)
-    network = _seeded_network(plan, levels)
+    network = _seeded_network(plan, plan.network)
+    if not isinstance(network, GradICON):
+        raise TypeError("only a cascade gets its last level later")
     network.load_without_last_level(state.network.state_dict())
     state.network = network.to(device).train()
-    state.levels = levels
+    state.levels = plan.network.levels
     state.optimiser = _optimiser(state.network, plan)
 
 
@@ -187,12 +189,12 @@ def _state(
 
 
 def _optimiser(network: RegistrationNetwork, plan: Plan) -> torch.optim.Optimizer:
-    return torch.optim.Adam(network.parameters(), lr=plan.training.learning_rate)
+    training = plan.training
+    amsgrad = training.optimiser == "amsgrad"
+    return torch.optim.Adam(network.parameters(), lr=training.learning_rate, amsgrad=amsgrad)
 
 
-def _seeded_network(plan: Plan, levels: int) -> RegistrationNetwork:
+def _seeded_network(plan: Plan, network: NetworkPlan) -> RegistrationNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.training.seed)
-        factors = plan.network.level_factors[:levels]
-        network = replace(plan.network, level_factors=factors)
         return build_network(network, len(plan.fixed_modalities))

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from tqdm import tqdm
 from autoreg.errors import AutoregError
 from autoreg.io.records import save_record
 from autoreg.plan import Plan
-from autoreg.registration.objective import LossValues, Objective
+from autoreg.registration.objective import Objective
+from autoreg.registration.repeated_warnings import warned_once
 from autoreg.training.batches import PairBatch
 from autoreg.training.checkpoint import save_checkpoint
 from autoreg.training.progress import (
@@ -23,7 +24,20 @@ from autoreg.training.progress import (
     describe_validation,
     write_progress,
 )
+from autoreg.training.schedule import (
+    cycle_weight,
+    learning_rate,
+    seed_layers,
+    set_learning_rate,
+)
 from autoreg.training.state import TrainingState, add_last_level, as_checkpoint, resume_state
+from autoreg.training.steps import (
+    Cycles,
+    StepValues,
+    backward_cycle,
+    backward_pairs,
+    weighted_mean,
+)
 from autoreg.training.validation import Validator, criterion, score
 
 logger = logging.getLogger(__name__)
@@ -39,7 +53,7 @@ class TrainingSetup:
         folder: Of the fold; checkpoints and progress go there.
         objective: What is minimised.
         validator: Measures the network.
-        batches_per_epoch: Number of batches in an epoch.
+        batches_in: Number of batches in an epoch of this number.
         device: Where to train.
         show_progress: Whether to draw a progress bar.
         is_pretrained: Whether the network before training may be the best one.
@@ -50,7 +64,7 @@ class TrainingSetup:
     folder: Path
     objective: Objective
     validator: Validator
-    batches_per_epoch: int
+    batches_in: Callable[[int], int]
     device: torch.device
     show_progress: bool
     is_pretrained: bool = False
@@ -74,10 +88,14 @@ def train(setup: TrainingSetup, state: TrainingState, batches: Iterator[PairBatc
         logger.info("before training: %s", describe_validation(state.initial))
         if setup.is_pretrained:
             _save(setup, state, state.initial, state.initial)
-    total = training.epochs * setup.batches_per_epoch
-    start = state.epoch * setup.batches_per_epoch
+    steps = [setup.batches_in(epoch) for epoch in range(training.epochs)]
+    total, start = sum(steps), sum(steps[: state.epoch])
     hidden = None if setup.show_progress else True  # None: shown on a terminal, not in a file
-    with tqdm(total=total, initial=start, unit="step", disable=hidden, leave=False) as bar:
+    devices = [setup.device] if setup.device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices),  # each step seeds what layers draw
+        tqdm(total=total, initial=start, unit="step", disable=hidden, leave=False) as bar,
+    ):
         while state.epoch < training.epochs:
             if _is_due_for_last_level(state, setup.plan):
                 add_last_level(state, setup.plan, setup.device)
@@ -94,10 +112,11 @@ def train(setup: TrainingSetup, state: TrainingState, batches: Iterator[PairBatc
 
 
 def _is_due_for_last_level(state: TrainingState, plan: Plan) -> bool:
-    is_shallow = state.levels < len(plan.network.level_factors)
+    is_shallow = state.levels < plan.network.levels
     return is_shallow and state.epoch >= plan.training.shallow_epochs
 
 
+@warned_once()
 def _train_epoch(
     setup: TrainingSetup,
     state: TrainingState,
@@ -105,49 +124,65 @@ def _train_epoch(
     bar: "tqdm[None]",
 ) -> EpochRecord:
     start, waiting = time.perf_counter(), 0.0
-    sums, pairs = [0.0, 0.0, 0.0], 0
-    for _ in range(setup.batches_per_epoch):
+    set_learning_rate(state.optimiser, learning_rate(setup.plan.training, state.epoch))
+    values: list[tuple[float, StepValues]] = []
+    for index in range(setup.batches_in(state.epoch)):
         asked = time.perf_counter()
         batch = next(batches)
         waiting += time.perf_counter() - asked
-        loss = _step(setup, state, batch)
-        weight = len(batch.pairs)  # the last batch of an epoch may be smaller
-        pairs += weight
-        for i, value in enumerate((loss.similarity, loss.regularity, loss.total)):
-            sums[i] += weight * value
-        bar.set_postfix(loss=f"{loss.total:.4f}", refresh=False)
+        # Weighted by its pairs: the last batch of an epoch may be smaller.
+        values.append((len(batch.pairs), _step(setup, state, batch, index)))
+        bar.set_postfix(loss=f"{values[-1][1].total:.4f}", refresh=False)
         bar.update()
-    similarity, regularity, total = (value / pairs for value in sums)
+    mean = weighted_mean(values)
     return EpochRecord(
         epoch=state.epoch,
         levels=state.levels,
         augmented=state.epoch >= setup.plan.training.augmentation.from_epoch,
-        similarity=similarity,
-        regularity=regularity,
-        total=total,
+        similarity=mean.similarity,
+        regularity=mean.regularity,
+        total=mean.total,
         seconds=time.perf_counter() - start,
         waiting_seconds=waiting,
         validation=None,
+        folding=mean.folding,
+        cycle=mean.cycle,
     )
 
 
-def _step(setup: TrainingSetup, state: TrainingState, batch: PairBatch) -> LossValues:
-    fixed, moving = batch.fixed.to(setup.device), batch.moving.to(setup.device)
-    masks = (m if m is None else m.to(setup.device) for m in (batch.moving_mask, batch.fixed_mask))
-    maps = state.network(moving, fixed)
-    loss = setup.objective.bind(moving, fixed, *masks)(maps, state.generator)
-    values = loss.values()
-    if not math.isfinite(values.total):
-        names = ", ".join(f"{pair.moving} to {pair.fixed}" for pair in batch.pairs)
-        raise AutoregError(
-            f"{setup.folder}: the loss is {values.total} in epoch {state.epoch + 1} for the pairs "
-            f"{names}; expected a number. Check these images, or train with a lower "
-            f"--learning-rate (now {setup.plan.training.learning_rate:g})"
-        )
+def _step(setup: TrainingSetup, state: TrainingState, batch: PairBatch, index: int) -> StepValues:
     state.optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss.total)
+    names = ", ".join(f"{pair.moving} to {pair.fixed}" for pair in batch.pairs)
+    where = f"in epoch {state.epoch + 1} for the pairs {names}"
+    try:
+        values = _backward(setup, state, batch.to(setup.device), index)
+    except AutoregError as error:
+        raise AutoregError(f"{setup.folder}: {where}: {error}") from error
+    if not math.isfinite(values.total):
+        raise AutoregError(
+            f"{setup.folder}: the loss is {values.total} {where}; expected a number. Check these "
+            f"images, or train with a lower --learning-rate (now "
+            f"{setup.plan.training.learning_rate:g})"
+        )
     state.optimiser.step()
     return values
+
+
+def _backward(
+    setup: TrainingSetup, state: TrainingState, batch: PairBatch, index: int
+) -> StepValues:
+    """Put the gradient of a step into `.grad`."""
+    training, place = setup.plan.training, (setup.plan.training.seed, state.epoch, index)
+    if not batch.is_cycle:
+        seed_layers(*place)
+        return backward_pairs(state.network, setup.objective, batch, state.generator)
+    epoch = state.epoch + index / setup.batches_in(state.epoch)
+    cycles = Cycles(
+        weight=cycle_weight(training, epoch),
+        spacing_mm=setup.plan.grid.spacing_mm,
+        seed_layers=lambda number: seed_layers(*place, number),
+    )
+    return backward_cycle(state.network, setup.objective, batch, state.generator, cycles)
 
 
 def _validate_and_save(

@@ -24,6 +24,7 @@ from autoreg.networks.base import RegistrationNetwork, eval_mode
 from autoreg.numerics.warp import sample_at_index, warp
 from autoreg.planning.prepared import PreparedCase, corresponding_landmarks, load_prepared
 from autoreg.registration.objective import Objective
+from autoreg.registration.repeated_warnings import warned_once
 from autoreg.training.progress import ValidationSummary
 
 Criterion = Literal["dice", "tre_mm", "total"]
@@ -84,6 +85,7 @@ class Validator:
         self._seed = seed
         self._device = device
 
+    @warned_once()
     def __call__(self, network: RegistrationNetwork) -> Validation:
         """Validate; the network is in the same mode afterwards.
 

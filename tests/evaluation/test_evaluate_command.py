@@ -92,7 +92,7 @@ def test_a_bad_pair_does_not_stop_the_others(add_pair, tmp_path, capsys):
         (lambda r: r["inputs"].update(fixed_labels=3), "expected a text, found 3"),
         (lambda r: r.update(case="other"), 'tells of the case "other"'),
         (lambda r: r.update(outside=1), 'unknown key "outside"; did you mean "outside_value"'),
-        (lambda r: r.update(format=99, later=1), "a record of format 99, expected 2; predict"),
+        (lambda r: r.update(format=99, later=1), "a record of format 99, expected 3; predict"),
     ],
 )
 def test_an_unusable_result_is_explained(pair, capsys, damage, message):

@@ -10,8 +10,8 @@ from tiny_models import ORIENTATIONS, sitk_image
 
 from autoreg.inference.cli import main_import_weights, main_predict
 from autoreg.inference.predictor import Predictor
+from autoreg.network_plan import GradICONPlan
 from autoreg.networks.factory import build_network
-from autoreg.plan import NetworkPlan
 from autoreg.training.model_folder import load_network
 
 FULL, SHALLOW = (0.25, 0.5, 1.0, 1.0), (0.25, 0.5, 1.0)
@@ -21,7 +21,7 @@ GRID = (16, 20, 18)
 
 def weights(factors=FULL):
     with torch.device("meta"):
-        template = build_network(NetworkPlan("gradicon", factors, WIDTH), 1).state_dict()
+        template = build_network(GradICONPlan(factors, WIDTH), 1).state_dict()
     return keyed_state_dict(template)
 
 

@@ -49,3 +49,22 @@ def test_swapped_modalities_are_told(modality, lowest, warned):
     notes = modality_notes("fixed", Volume.intensity(values, geometry), (modality,), plan)
     assert len(notes) == warned
     assert all("check which image is which" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "window", "warned"),
+    [
+        ((0.0, 1.0), (0.0, 1.0), None),
+        ((0.0, 900.0), (0.0, 1.0), "of its voxels above 1"),
+        ((0.0, 1.0), (0.0, 255.0), "values up to 1 alone"),
+        ((-1000.0, 1100.0), (-1000.0, 1000.0), None),
+        ((-1000.0, -990.0), (-1000.0, 1000.0), "values up to -990 alone"),
+    ],
+)
+def test_a_window_that_was_made_for_other_images_is_told(values, window, warned):
+    plan = tiny_plan(intensity={"MR": IntensityPlan("window", *window)})
+    geometry = image().geometry
+    array = np.linspace(*values, int(np.prod(geometry.shape))).reshape(geometry.shape)
+    notes = modality_notes("fixed", Volume.intensity(array, geometry), ("MR",), plan)
+    assert len(notes) == (warned is not None)
+    assert all(warned in note for note in notes)

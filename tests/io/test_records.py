@@ -32,6 +32,24 @@ class Cart:
             raise PlanError("a cart needs wheels")
 
 
+@dataclass(frozen=True)
+class Horse:
+    name: str
+    kind: Literal["horse"] = "horse"
+
+
+@dataclass(frozen=True)
+class Engine:
+    litres: float
+    cylinders: int
+    kind: Literal["engine"] = "engine"
+
+
+@dataclass(frozen=True)
+class Coach:
+    pulled_by: Horse | Engine
+
+
 CART = Cart("one", (Wheel(1.5), Wheel(2.0, 5)), (1.0, -2.5), "red", {"new": 3}, True)
 
 
@@ -42,6 +60,28 @@ def _plain(**changes):
 def test_round_trip(tmp_path):
     save_record(CART, tmp_path / "cart.json")
     assert load_record(Cart, tmp_path / "cart.json") == CART
+
+
+@pytest.mark.parametrize("coach", [Coach(Horse("Hans")), Coach(Engine(1.5, 4))])
+def test_a_value_may_be_one_of_several_records(coach):
+    assert from_plain(Coach, json.loads(dump_json(coach)), "coach.json") == coach
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"kind": "hors", "name": "Hans"}, 'kind: "hors" is unknown; did you mean "horse"?'),
+        ({"kind": ["horse"]}, 'kind: ["horse"] is unknown'),
+        ({"name": "Hans"}, 'the key "kind" is missing; found: name'),
+        ("Hans", 'pulled_by: expected an object, found "Hans"'),
+        ({"kind": "engine", "name": "Hans"}, 'pulled_by: unknown key "name"'),
+        ({"kind": "engine"}, 'the keys "litres", "cylinders" are missing; found: kind'),
+    ],
+)
+def test_it_must_say_which_of_them_it_is(value, message):
+    with pytest.raises(PlanError) as caught:
+        from_plain(Coach, {"pulled_by": value}, "coach.json")
+    assert message in str(caught.value)
 
 
 def test_defaults_may_be_left_out():

@@ -9,6 +9,7 @@ from autoreg.numerics.maps import FieldChain
 from autoreg.plan import LossPlan
 
 SHAPE = (6, 7, 8)
+UNIT = (1.0, 1.0, 1.0)
 
 
 def loss_plan(similarity="lncc", regularity="gradicon", **parameters):
@@ -16,7 +17,7 @@ def loss_plan(similarity="lncc", regularity="gradicon", **parameters):
 
 
 def build_both(plan):
-    return build_similarity(plan), build_regularity(plan)
+    return build_similarity(plan), build_regularity(plan, UNIT)
 
 
 def random_chain(seed):
@@ -40,7 +41,7 @@ def test_every_similarity_can_be_built_and_used(name):
 
 @pytest.mark.parametrize("name", REGULARITIES)
 def test_every_regularity_is_zero_for_the_identity_only_and_repeatable(name):
-    regularity = build_regularity(loss_plan(regularity=name))
+    regularity = build_regularity(loss_plan(regularity=name), UNIT)
 
     def value(there, back):
         return regularity(there, back, SHAPE, torch.Generator().manual_seed(0)).item()
@@ -55,7 +56,7 @@ def test_field_penalties_are_the_mean_of_both_directions_in_voxels():
     u_vox = [torch.randn(1, 3, *SHAPE, generator=torch.Generator().manual_seed(s)) for s in (1, 2)]
     nodes = torch.tensor(SHAPE).view(1, 3, 1, 1, 1)
     chains = [FieldChain((u / (nodes - 1),)) for u in u_vox]
-    value = REGULARITIES["diffusion"](*chains, SHAPE, torch.Generator())
+    value = REGULARITIES["diffusion"](UNIT)(*chains, SHAPE, torch.Generator())
     expected = (diffusion(u_vox[0]) + diffusion(u_vox[1])) / 2
     assert value.item() == pytest.approx(expected.item(), rel=1e-4)
 

@@ -177,3 +177,18 @@ def test_penalties_do_not_mind_flat_axes(penalty):
     assert penalty(flat).item() > 0
     assert penalty(flat, torch.ones(1, 1, 1, 5, 6)).item() == pytest.approx(penalty(flat).item())
     assert penalty(random_field((1, 1, 1))).item() == 0
+
+
+def test_diffusion_on_stretched_voxels_is_that_of_the_same_field_in_millimetres():
+    matrix = random_matrix(6)
+    spacing = torch.tensor([1.0, 2.0, 1.5], dtype=torch.float64)
+    # u_mm = M x_mm, in voxels: S^-1 M S.
+    in_voxels = matrix * spacing[None] / spacing[:, None]
+    value = diffusion(affine_field(in_voxels), spacing_mm=(1.0, 2.0, 1.5)).item()
+    assert value == pytest.approx(matrix.square().sum().item() / 9)
+    assert value != pytest.approx(diffusion(affine_field(in_voxels)).item(), rel=0.01)
+
+
+def test_equal_spacings_leave_diffusion_as_it_is():
+    u = random_field()
+    assert diffusion(u, spacing_mm=(2.5, 2.5, 2.5)).item() == diffusion(u).item()

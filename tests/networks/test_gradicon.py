@@ -6,12 +6,10 @@ from small_pairs import pair, same_tensors, small_network
 
 from autoreg.errors import CheckpointError, PlanError
 from autoreg.networks import gradicon
-from autoreg.networks.factory import ARCHITECTURES, build_network
 from autoreg.networks.gradicon import GradICON, level_prefixes
 from autoreg.networks.unet import pool
 from autoreg.numerics.coordinates import unit_grid
 from autoreg.numerics.warp import sample_at_unit
-from autoreg.plan import NetworkPlan
 
 PUBLISHED = (0.25, 0.5, 1.0, 1.0)
 PUBLISHED_PREFIXES = (
@@ -63,12 +61,6 @@ def test_names_follow_the_nesting_of_the_published_modules(factors, expected):
 def test_impossible_factors_are_refused(factors):
     with pytest.raises(PlanError, match="level"):
         GradICON(factors, 1, 0.125)
-
-
-def test_an_unknown_architecture_is_refused_with_the_known_one():
-    with pytest.raises(PlanError, match="gradicon"):
-        build_network(NetworkPlan("gradicn", (1.0,), 1.0), 1)
-    assert "gradicon" in ARCHITECTURES
 
 
 def test_a_fresh_network_is_the_identity():

@@ -4,10 +4,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from fingerprints import fingerprint
 
 from autoreg.io.records import to_plain
-from autoreg.plan import GridPlan, NetworkPlan
+from autoreg.network_plan import GradICONPlan
+from autoreg.networks.factory import build_network
+from autoreg.plan import GridPlan, LossPlan
+from autoreg.planning import rules_sitreg, rules_transmorph
 from autoreg.planning.budget import get_budget
 from autoreg.planning.memory import (
     convolution_workspace,
@@ -16,6 +20,8 @@ from autoreg.planning.memory import (
     training_bytes,
 )
 from autoreg.planning.rules import plan_from_fingerprint
+from autoreg.planning.rules_sitreg import build_sitreg
+from autoreg.planning.rules_transmorph import build_transmorph
 
 # Does a job as a command does, in its own process, and prints the peak resident size.
 PROGRAM = """
@@ -34,7 +40,7 @@ from autoreg.registration.objective import Objective
 plan = from_plain(Plan, json.loads(sys.stdin.read()), "stdin")
 network = build_network(plan.network, 1)
 moving, fixed = (torch.rand(1, 1, *plan.grid.shape) for _ in range(2))
-bound = Objective.from_plan(plan.loss).bind(moving, fixed)
+bound = Objective.from_plan(plan).bind(moving, fixed)
 with preserved(network):
     optimise(network, bound, plan.instance_optimisation)
 status = open("/proc/self/status").read()
@@ -51,7 +57,7 @@ def with_network(plan, shape, width, levels=(1.0,), **training):
     return dataclasses.replace(
         plan,
         grid=GridPlan(shape, (1.0, 1.0, 1.0), False),
-        network=NetworkPlan("gradicon", levels, width),
+        network=GradICONPlan(levels, width),
         training=dataclasses.replace(plan.training, **training),
         instance_optimisation=dataclasses.replace(plan.instance_optimisation, steps=2),
     )
@@ -92,6 +98,62 @@ def test_optimisation_needs_more_than_prediction(plan):
 def test_activations_grow_in_proportion_to_the_grid(plan):
     sizes = [training_bytes(with_network(plan, (n, 64, 64), 0.5), cuda=True) for n in (64, 96, 128)]
     assert sizes[2] - sizes[1] == pytest.approx(sizes[1] - sizes[0], rel=0.03)
+
+
+def bytes_of_weights(network):
+    with torch.device("meta"):
+        return 4 * sum(p.numel() for p in build_network(network, 1).parameters())
+
+
+SITREG = build_sitreg(rules_sitreg.OASIS, 3, (1.0, 1.0, 1.0), checkpointing=False)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [SITREG, build_transmorph(rules_transmorph.OASIS, (2, 2, 2))],
+    ids=["sitreg", "transmorph, half"],
+)
+def test_every_architecture_is_estimated(plan, network):
+    """The half TransMorph has a parameter without gradient."""
+    loss = LossPlan("windowed_ncc", {"window": 7.0}, "diffusion", 2.0)
+    grid = GridPlan((32, 64, 32), (1.0, 1.0, 1.0), False)
+    changed = dataclasses.replace(plan, grid=grid, network=network, loss=loss)
+    memory = estimate_memory(changed, limit=7, cuda=True)
+    weights = bytes_of_weights(network)
+    assert weights < memory.prediction < memory.training < memory.instance_optimisation
+
+
+def test_a_third_moment_counts_in_training(plan):
+    """Three lists as large as the weights beside them instead of two."""
+    network = build_transmorph(rules_transmorph.OASIS, (2, 2, 2))
+    loss = LossPlan("windowed_ncc", {"window": 7.0}, "diffusion", 2.0)
+    changed = dataclasses.replace(
+        plan, grid=GridPlan((32, 32, 32), (1.0,) * 3, False), network=network, loss=loss
+    )
+    weights = bytes_of_weights(network)
+    adam, amsgrad = (
+        training_bytes(
+            dataclasses.replace(
+                changed, training=dataclasses.replace(plan.training, optimiser=optimiser)
+            ),
+            cuda=False,
+        )
+        for optimiser in ("adam", "amsgrad")
+    )
+    assert amsgrad - adam == pytest.approx(weights, rel=0.01)
+
+
+def test_checkpointing_needs_less_memory(plan):
+    loss = LossPlan("windowed_ncc", {"window": 7.0}, "diffusion", 2.0)
+    grid = GridPlan((64, 64, 64), (1.0, 1.0, 1.0), False)
+    kept, twice = (
+        instance_optimisation_bytes(
+            dataclasses.replace(plan, grid=grid, loss=loss, network=network), cuda=True
+        )
+        for network in (SITREG, dataclasses.replace(SITREG, checkpointing=True))
+    )
+    # At least the features of both images, before and after a normalisation.
+    assert kept - twice > 2 * (2 * SITREG.features[0] * 64**3 * 4)
 
 
 def test_large_images_count_on_the_cpu_and_not_on_the_device(plan):

@@ -6,10 +6,12 @@ from fingerprints import case, fingerprint
 
 from autoreg.errors import PlanError
 from autoreg.io.records import dump_json, to_plain
+from autoreg.network_plan import ARCHITECTURES
 from autoreg.plan import Plan
 from autoreg.planning import rules
 from autoreg.planning.budget import get_budget
 from autoreg.planning.rules import plan_from_fingerprint
+from autoreg.planning.summary import decided_text
 
 # Facts rather than choices.
 GIVEN = {
@@ -48,20 +50,70 @@ def test_lumir_on_a_large_card_is_the_paper(brains_80gb):
     assert plan.instance_optimisation.steps == 50
 
 
-def test_every_value_has_a_reason(brains_80gb):
-    for name in leaves({k: v for k, v in to_plain(brains_80gb).items() if k not in GIVEN}):
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def any_plan(request):
+    """Of each architecture, on a small grid, for speed."""
+    cases = [case(str(i), (40, 48, 44), (4.0, 4.0, 4.0)) for i in range(3)]
+    return plan_from_fingerprint(fingerprint(cases), get_budget("8gb"), "x", request.param)
+
+
+def test_every_value_has_a_reason(any_plan):
+    for name in leaves({k: v for k, v in to_plain(any_plan).items() if k not in GIVEN}):
         parts = name.split(".")
         prefixes = [".".join(parts[: i + 1]) for i in range(len(parts))]
-        assert any(brains_80gb.reasons.get(prefix) for prefix in prefixes), name
+        assert any(any_plan.reasons.get(prefix) for prefix in prefixes), name
 
 
-def test_no_reason_is_about_nothing(brains_80gb):
-    plain = to_plain(brains_80gb)
-    for key in brains_80gb.reasons:
+def test_no_reason_is_about_nothing(any_plan):
+    plain = to_plain(any_plan)
+    for key in any_plan.reasons:
         value = plain
         for part in key.split("."):
             assert part in value, key
             value = value[part]
+
+
+def test_what_was_decided_is_told_with_reasons(any_plan):
+    text = " ".join(decided_text(any_plan).split())
+    network = any_plan.network
+    told = {
+        "gradicon": lambda: f"width {network.width:g}",
+        "sitreg": lambda: f"features {', '.join(map(str, network.features))}",
+        "transmorph": lambda: f"window {' x '.join(map(str, network.window))}",
+    }
+    assert f"architecture {network.architecture} asked for with --architecture" in text
+    assert told[network.architecture]() in text
+
+
+def test_a_network_that_saves_memory_does_so_before_the_grid_shrinks(monkeypatch):
+    def needed(plan, **facts):
+        per_voxel = 500 if plan.network.checkpointing else 1000
+        return per_voxel * math.prod(plan.grid.shape) * plan.training.batch_size
+
+    monkeypatch.setattr(rules, "instance_optimisation_bytes", needed)
+    monkeypatch.setattr(rules, "training_bytes", needed)
+    monkeypatch.setattr(rules, "prediction_bytes", lambda plan, **facts: 0)
+    whole = math.prod((156, 220, 188))
+    found = {}
+    for share in (1200, 700, 300):
+        budget = dataclasses.replace(get_budget("24gb"), memory_bytes=share * whole)
+        plan = plan_from_fingerprint(fingerprint(), budget, "x", "sitreg")
+        found[share] = (plan.network.checkpointing, math.prod(plan.grid.shape) == whole)
+    assert found == {1200: (False, True), 700: (True, True), 300: (True, False)}
+
+
+def test_lumir_with_sitreg_on_a_large_card_is_the_winner(monkeypatch):
+    needed = lambda plan, **facts: 0  # noqa: E731
+    monkeypatch.setattr(rules, "instance_optimisation_bytes", needed)
+    monkeypatch.setattr(rules, "training_bytes", needed)
+    monkeypatch.setattr(rules, "prediction_bytes", lambda plan, **facts: 0)
+    plan = plan_from_fingerprint(fingerprint(), get_budget("80gb"), "x", "sitreg")
+    assert plan.network.features == (12, 32, 64, 128, 128, 128)
+    assert (plan.training.batch_size, plan.training.learning_rate) == (4, 4e-4)
+    assert max(plan.grid.spacing_mm) < 1.03
+    plan = plan_from_fingerprint(fingerprint(), get_budget("80gb"), "x", "transmorph")
+    assert plan.grid.shape == (160, 224, 192)
+    assert plan.network.window == (5, 7, 6)
 
 
 def test_the_cpu_plan_is_small_and_fits(brains_cpu):
@@ -84,7 +136,7 @@ def test_neither_training_nor_optimisation_exceeds_the_limit(monkeypatch, optimi
 
     monkeypatch.setattr(rules, "instance_optimisation_bytes", optimisation_bytes)
     monkeypatch.setattr(rules, "training_bytes", training_bytes)
-    monkeypatch.setattr(rules, "estimate_memory", lambda plan, **facts: plan.memory)
+    monkeypatch.setattr(rules, "prediction_bytes", lambda plan, **facts: 0)
     limit = 8 * 10**9
     budget = dataclasses.replace(get_budget("80gb"), memory_bytes=limit)
     plan = plan_from_fingerprint(fingerprint(), budget)

@@ -4,6 +4,7 @@ import shlex
 import pytest
 from raw_datasets import blob, native, write_array, write_json
 
+from autoreg.errors import PlanError
 from autoreg.planning.cli import (
     main_fingerprint,
     main_plan,
@@ -133,6 +134,50 @@ def test_a_new_configuration_is_announced(planned, capsys):
     assert 'Note: the configuration "second" is new, beside default' in capsys.readouterr().out
     assert main_plan(flags) == 0
     assert "is new" not in capsys.readouterr().out
+
+
+def test_another_architecture_is_planned_beside_the_default(planned, capsys):
+    flags = ["-d", "7", "--budget", "cpu", *folders(planned)]
+    before = load_plan(plans(planned))
+    assert main_plan_and_preprocess(["--architecture", "sitreg", *flags, *QUIET]) == 0
+    assert f"autoreg_train {NAME} --config sitreg" in capsys.readouterr().out
+    assert load_plan(plans(planned), "sitreg").network.architecture == "sitreg"
+    assert load_plan(plans(planned)) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "architecture"),
+    [
+        ([], "default", None),
+        (["--config", "large"], "large", None),
+        (["--architecture", "transmorph"], "transmorph", "transmorph"),
+        (["--architecture", "transmorph", "--config", "swin"], "swin", "transmorph"),
+        (["--config", "sitreg"], "sitreg", "sitreg"),  # planned again, it stays what it is
+        (["--config", "sitreg", "--architecture", "gradicon"], "sitreg", "gradicon"),
+    ],
+)
+def test_configuration_and_architecture_name_each_other(
+    planned, monkeypatch, flags, name, architecture
+):
+    asked = []
+
+    def plan(fingerprint, budget, configuration, architecture):
+        asked.append((configuration, architecture))
+        raise PlanError("stop here")
+
+    monkeypatch.setattr("autoreg.planning.steps.plan_from_fingerprint", plan)
+    assert main_plan([*flags, "-d", "7", "--budget", "cpu", *folders(planned)]) == 2
+    assert asked == [(name, architecture)]
+
+
+def test_your_own_configuration_is_not_planned_with_another_architecture(planned, capsys):
+    data = json.loads(plans(planned).read_text())
+    data["configurations"]["mine"] = {"inherits_from": "default"}
+    plans(planned).write_text(json.dumps(data))
+    flags = ["--config", "mine", "-d", "7", "--budget", "cpu", *folders(planned)]
+    error = fails(main_plan, ["--architecture", "sitreg", *flags], capsys)
+    assert '"mine" is yours, and its network is gradicon, not the sitreg' in error
+    assert main_plan(["--architecture", "gradicon", *flags]) == 0
 
 
 def test_an_unknown_device_is_refused(planned, capsys):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -5,6 +6,7 @@ import pytest
 from fingerprints import small_plan
 
 from autoreg.errors import PlanError
+from autoreg.network_plan import GradICONPlan
 from autoreg.plan import AlignmentPlan
 from autoreg.planning.plans_file import load_plan, write_plans
 
@@ -69,6 +71,45 @@ def test_another_alignment_does_not_inherit_the_centre(path):
     assert load_plan(path, "apart").alignment == AlignmentPlan("centres")
 
 
+SITREG = {
+    "architecture": "sitreg",
+    "features": [4, 8],
+    "feature_convolutions": [2, 2],
+    "deformation_features": [4, None],
+    "deformation_convolutions": 2,
+    "groups": 2,
+    "normalise_deformations": False,
+    "bound_share": 0.9,
+}
+
+
+def test_another_architecture_replaces_the_network_as_a_whole(path):
+    edit(path, lambda data: data["configurations"]["default"]["reasons"].update(
+        {"network.width": "rule width"}))  # fmt: skip
+    child = {"inherits_from": "default", "network": SITREG, "loss": {"regularity": "diffusion"}}
+    add(path, "other", child)
+    add(path, "third", {"inherits_from": "other", "network": {"bound_share": 0.5}})
+    plan = load_plan(path, "other")
+    assert plan.network.features == (4, 8)
+    assert "network.width" not in plan.reasons
+    assert plan.reasons["network.features"] == 'overridden in configuration "other"'
+    assert load_plan(path, "third").network == dataclasses.replace(plan.network, bound_share=0.5)
+
+
+def test_naming_the_same_architecture_replaces_nothing(path):
+    network = {"architecture": "gradicon", "width": 0.25}
+    add(path, "thin", {"inherits_from": "default", "network": network})
+    assert load_plan(path, "thin").network == GradICONPlan((0.5, 1.0), 0.25)
+
+
+def test_the_keys_that_another_architecture_lacks_are_all_named(path):
+    network = {"architecture": "transmorph", "variant": "half", "window": [2, 2, 2]}
+    add(path, "other", {"inherits_from": "default", "network": network})
+    missing = 'the keys "embedding", "depths", "heads", "drop_path" are missing'
+    with pytest.raises(PlanError, match=f"other: network: {missing}"):
+        load_plan(path, "other")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -81,7 +122,12 @@ def test_another_alignment_does_not_inherit_the_centre(path):
         ({"inherits_from": "default", "training": {"epochs": 0}}, "epochs must be at least 1"),
         ({"inherits_from": "default", "training": 3}, "training: expected an object, found 3"),
         ({"inherits_from": "default", "labels": {"x": 1}}, '"labels" does not stand here'),
-        ({"training": {"epochs": 3}}, 'the key "budget" is missing'),
+        ({"training": {"epochs": 3}}, 'the keys "budget", "grid", .* are missing; found: '),
+        (
+            {"inherits_from": "default", "network": {"architecture": "sitregg"}},
+            'network: architecture: "sitregg" is unknown; did you mean "sitreg"',
+        ),
+        ({"inherits_from": "default", "network": {"features": [8]}}, 'unknown key "features"'),
         ([], r"mine: expected an object, found \[\]"),
     ],
 )

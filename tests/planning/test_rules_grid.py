@@ -7,6 +7,7 @@ from fingerprints import case, fingerprint
 
 from autoreg.errors import PlanError
 from autoreg.plan import AlignmentPlan
+from autoreg.planning.recipes import GridWishes
 from autoreg.planning.rules_grid import (
     choose_antialias,
     choose_levels,
@@ -29,9 +30,10 @@ def bytes_per_voxel(count):
     return lambda shape: count * math.prod(shape)
 
 
-def shape_of(extent, spacing, voxels=175**3, limit=PLENTY):
+def shape_of(extent, spacing, voxels=175**3, limit=PLENTY, *, cube=True, multiple=4):
     view = FieldOfView(extent, spacing, (0.0, 0.0, 0.0))
-    return choose_shape(view, voxels, bytes_per_voxel(1000), limit).value
+    wishes = GridWishes(cube, multiple, 175**3).limited(voxels)
+    return choose_shape(view, wishes, bytes_per_voxel(1000), limit).value
 
 
 # alignment
@@ -145,7 +147,7 @@ def test_memory_is_never_above_the_limit(limit):
 def test_a_fixed_cost_does_not_lead_astray():
     view = FieldOfView((160.0, 224.0, 192.0), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
     needed = lambda shape: 2 * 10**9 + 2000 * math.prod(shape)  # noqa: E731
-    shape = choose_shape(view, 175**3, needed, 4 * 10**9).value
+    shape = choose_shape(view, GridWishes(True, 4, 175**3), needed, 4 * 10**9).value
     assert 3.3e9 < needed(shape) <= 4e9
 
 
@@ -161,6 +163,21 @@ def test_a_time_limit_counts_like_memory():
 def test_sizes_halve_twice_without_rest():
     shape = shape_of((171.0, 213.0, 187.0), (1.0, 1.0, 1.0), voxels=10**5)
     assert all(n % 4 == 0 for n in shape)
+
+
+def test_the_cube_is_only_for_the_network_that_was_published_with_it():
+    shape = shape_of((160.0, 224.0, 192.0), (1.0, 1.0, 1.0), cube=False)
+    assert shape == (144, 204, 176)
+
+
+@pytest.mark.parametrize("limit", [PLENTY, 5 * 10**9, 10**9, 10**8])
+@pytest.mark.parametrize("extent", [(158.0, 222.0, 190.0), (20.0, 200.0, 200.0)])
+def test_coarse_multiples_are_the_nearest_within_the_limits(extent, limit):
+    shape = shape_of(extent, (1.0, 1.0, 1.0), limit=limit, cube=False, multiple=32)
+    assert all(n % 32 == 0 for n in shape)
+    assert math.prod(shape) <= min(175**3, limit / 1000)
+    even = shape_of(extent, (1.0, 1.0, 1.0), limit=limit, cube=False)
+    assert math.prod(shape) > 0.4 * math.prod(even)
 
 
 def test_spacing_times_shape_is_the_view():

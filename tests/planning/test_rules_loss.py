@@ -2,12 +2,16 @@ import pytest
 from fingerprints import case, fingerprint
 
 from autoreg.losses.factory import build_regularity, build_similarity
+from autoreg.network_plan import ARCHITECTURES
 from autoreg.plan import IntensityPlan
+from autoreg.planning.budget import get_budget
+from autoreg.planning.recipes import recipe_of
 from autoreg.planning.rules_loss import (
     choose_intensity,
     choose_loss,
     choose_sigma,
     choose_similarity,
+    choose_window,
 )
 
 CUBE = (175, 175, 175)
@@ -77,10 +81,45 @@ def test_sigma_keeps_its_share_of_the_grid(shape, expected):
     assert choose_sigma(shape).value == expected
 
 
+@pytest.mark.parametrize(
+    ("shape", "published", "expected"),
+    [
+        ((160, 192, 224), 9, 9),
+        (CUBE, 9, 9),
+        ((64, 64, 64), 9, 7),
+        ((64, 64, 64), 7, 7),
+        ((224, 192, 224), 7, 7),
+    ],
+)
+def test_the_window_is_odd_and_keeps_its_share(shape, published, expected):
+    assert choose_window(shape, published).value == expected
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(("fixed", "moving"), [("MR", "MR"), ("CT", "MR"), ("T1", "T2")])
-def test_the_losses_know_what_the_planner_asks_for(fixed, moving):
-    loss, reasons = choose_loss(fingerprint(fixed=(fixed,), moving=(moving,)), CUBE)
+def test_the_losses_know_what_the_planner_asks_for(fixed, moving, architecture):
+    recipe = recipe_of(architecture, get_budget("24gb"))
+    loss, reasons = choose_loss(fingerprint(fixed=(fixed,), moving=(moving,)), CUBE, recipe)
     build_similarity(loss)
-    build_regularity(loss)
-    assert loss.regularity_weight == 1.5
+    build_regularity(loss, (1.0, 1.0, 1.0))
+    assert loss.regularity_weight == (1.5 if architecture == "gradicon" else 2.0)
     assert all(reasons.values())
+
+
+def test_each_architecture_has_its_published_loss():
+    found = {}
+    for name in ARCHITECTURES:
+        loss, _ = choose_loss(fingerprint(), CUBE, recipe_of(name, get_budget("80gb")))
+        found[name] = (loss.similarity, loss.similarity_parameters, loss.regularity)
+    assert found == {
+        "gradicon": ("lncc", {"sigma": 5.0}, "gradicon"),
+        "sitreg": ("windowed_ncc", {"window": 7.0}, "diffusion"),
+        "transmorph": ("windowed_ncc", {"window": 9.0}, "diffusion"),
+    }
+
+
+def test_a_windowed_ncc_is_squared_already_but_does_not_replace_mind():
+    recipe = recipe_of("sitreg", get_budget("80gb"))
+    two, _ = choose_loss(fingerprint(fixed=("T1",), moving=("T2",)), CUBE, recipe)
+    ct, _ = choose_loss(fingerprint(fixed=("CT",), moving=("MR",)), CUBE, recipe)
+    assert (two.similarity, ct.similarity) == ("windowed_ncc", "mind")

@@ -4,35 +4,34 @@ import pytest
 import torch
 
 from autoreg.errors import PlanError
-from autoreg.networks.factory import build_network
-from autoreg.plan import NetworkPlan
-from autoreg.planning.budget import (
-    cpu_step_seconds,
-    detect_budget,
-    get_budget,
-    macs_per_voxel,
-)
+from autoreg.planning.budget import detect_budget, get_budget
 from autoreg.planning.choice import Choice
+from autoreg.planning.costs import StepSeconds
+from autoreg.planning.recipes import recipe_of
 from autoreg.planning.rules_training import (
     Workload,
     choose_batch,
     choose_instance_optimisation,
     choose_pairs_per_epoch,
     choose_training,
-    choose_width,
 )
 
 CPU, GPU = get_budget("cpu"), get_budget("80gb")
-SMALL = Workload(voxels=64**3, macs=17e3, pairs=500)
 BRAIN = (160.0, 224.0, 192.0)
 
 
-def training_of(budget=GPU, workload=SMALL, extent=BRAIN):
-    return choose_training(budget, workload, Choice(4, ""), extent)[0]
+def workload(seconds=3.0, pairs=500):
+    return Workload(StepSeconds(seconds, 0.75 * seconds), pairs)
 
 
-def optimisation_of(budget, workload=SMALL):
-    return choose_instance_optimisation(budget, workload)[0]
+def training_of(budget=GPU, extent=BRAIN, architecture="gradicon", batch=4):
+    recipe = recipe_of(architecture, budget)
+    return choose_training(budget, workload(), Choice(batch, ""), extent, recipe)[0]
+
+
+def optimisation_of(budget, work=None, architecture="gradicon"):
+    recipe = recipe_of(architecture, budget)
+    return choose_instance_optimisation(budget, work or workload(), recipe)[0]
 
 
 def test_a_gpu_trains_as_published():
@@ -66,68 +65,65 @@ def test_a_gpu_optimises_as_published():
     assert plan.flat_window == 0
 
 
-@pytest.mark.parametrize(("voxels", "steps"), [(64**3, 39), (32**3, 50), (128**3, 10), (96**3, 11)])
-def test_a_cpu_takes_the_steps_that_two_minutes_allow(voxels, steps):
-    workload = Workload(voxels, 17e3, 500)
-    plan = optimisation_of(CPU, workload)
+@pytest.mark.parametrize(
+    ("seconds", "steps"), [(3.05, 39), (0.4, 50), (24.4, 10), (10.3, 11), (500.0, 10)]
+)
+def test_a_cpu_takes_the_steps_that_two_minutes_allow(seconds, steps):
+    plan = optimisation_of(CPU, workload(seconds))
     assert plan.steps == steps
     assert plan.flat_window > 0
     if 10 < steps < 50:
-        seconds = cpu_step_seconds(voxels, 17e3)
         assert steps * seconds <= 120 < (steps + 1) * seconds
+
+
+def test_each_architecture_is_trained_as_published():
+    sitreg, transmorph = (training_of(architecture=name) for name in ("sitreg", "transmorph"))
+    assert (sitreg.learning_rate, sitreg.optimiser, sitreg.schedule) == (4e-4, "adam", "constant")
+    found = (transmorph.learning_rate, transmorph.optimiser, transmorph.schedule)
+    assert found == (1e-4, "amsgrad", "polynomial")
+    assert sitreg.shallow_epochs == transmorph.shallow_epochs == 0
+    assert training_of(get_budget("24gb"), architecture="sitreg", batch=1).learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(("batch", "rate"), [(4, 4e-4), (2, 2e-4), (1, 1e-4)])
+def test_sitregs_rate_follows_the_batch(batch, rate):
+    """Published: 1e-4 for single pairs, 4e-4 for four."""
+    found = training_of(architecture="sitreg", batch=batch).learning_rate
+    assert found == pytest.approx(rate)
+    assert training_of(batch=batch).learning_rate == 5e-5
+
+
+def test_an_unknown_architecture_lists_the_known_ones():
+    with pytest.raises(PlanError, match='"sitregg" is unknown; did you mean "sitreg"'):
+        recipe_of("sitregg", GPU)
 
 
 @pytest.mark.parametrize(("pairs", "expected"), [(6, 100), (380, 380), (10**6, 1000)])
 def test_pairs_per_epoch_on_a_gpu(pairs, expected):
-    assert choose_pairs_per_epoch(GPU, Workload(175**3, 60e3, pairs)).value == expected
+    assert choose_pairs_per_epoch(GPU, workload(pairs=pairs)).value == expected
 
 
 def test_a_cpu_trains_within_its_hours():
-    huge = Workload(96**3, 17e3, 10**6)
+    huge = workload(10.3, 10**6)
     count = choose_pairs_per_epoch(CPU, huge).value
-    seconds = 80 * count * 0.75 * cpu_step_seconds(huge.voxels, huge.macs)
     assert 1 <= count < 1000
-    assert seconds <= 12 * 3600
+    assert 80 * count * huge.seconds.training <= 12 * 3600
 
 
 @pytest.mark.parametrize(("limit_gb", "expected"), [(100, 4), (30, 2), (15, 1), (5, 1)])
 def test_the_largest_batch_that_fits(limit_gb, expected):
     budget = dataclasses.replace(GPU, memory_bytes=limit_gb * 10**9)
-    assert choose_batch(budget, lambda size: size * 12 * 10**9).value == expected
+    recipe = recipe_of("gradicon", budget)
+    assert choose_batch(budget, recipe, lambda size: size * 12 * 10**9).value == expected
+
+
+def test_no_batch_is_larger_than_published():
+    recipe = recipe_of("transmorph", GPU)
+    assert choose_batch(GPU, recipe, lambda size: size).value == 1
 
 
 def test_a_cpu_takes_single_pairs():
-    assert choose_batch(CPU, lambda size: size).value == 1
-
-
-def test_only_the_cpu_narrows_the_network():
-    assert choose_width(GPU).value == 1.0
-    assert choose_width(CPU).value == 0.5
-
-
-@pytest.mark.parametrize("width", [0.25, 0.5, 1.0])
-def test_multiply_adds_are_those_of_the_layers(width):
-    factors, channels, size = (0.5, 1.0), 2, 32
-    with torch.device("meta"):
-        network = build_network(NetworkPlan("gradicon", factors, width), channels).eval()
-        counted = 0
-
-        def count(module, inputs, output):
-            nonlocal counted
-            # Each output of a convolution takes ci * k^3 products; transposed, each input co * k^3.
-            many = inputs[0] if isinstance(module, torch.nn.ConvTranspose3d) else output
-            counted += many.numel() // many.shape[1] * module.weight.numel()
-
-        for module in network.modules():
-            if isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
-                module.register_forward_hook(count)
-        image = torch.zeros(1, channels, size, size, size)
-        network(image, image)
-    assert macs_per_voxel(factors, width, channels) == pytest.approx(counted / size**3, rel=0.02)
-
-
-def test_published_multiply_adds():
-    assert macs_per_voxel((0.25, 0.5, 1.0, 1.0), 1.0, 1) == pytest.approx(60.5e3, rel=1e-3)
+    assert choose_batch(CPU, recipe_of("gradicon", CPU), lambda size: size).value == 1
 
 
 def test_budgets_leave_room_on_the_card():

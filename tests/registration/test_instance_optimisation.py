@@ -13,7 +13,8 @@ PROJECTION = replace(VANILLA, mode="gradient_projection", projection="random_one
 
 
 def objective(loss=None, images=None):
-    return Objective.from_plan(loss or example_plan().loss).bind(*(images or pair()))
+    plan = example_plan() if loss is None else example_plan(loss=loss)
+    return Objective.from_plan(plan).bind(*(images or pair()))
 
 
 def tensors(network):
@@ -169,3 +170,24 @@ def test_a_loss_that_is_not_a_number_stops_with_a_remedy():
         network.get_parameter("netPsi.net.lastConv.bias").fill_(float("nan"))
     with pytest.raises(AutoregError, match=r"step 1.*check the model"):
         optimise(network, objective(), VANILLA)
+
+
+class WithUnused(torch.nn.Module):
+    """A network with a parameter that its maps don't depend on."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = small_network()
+        self.unused = torch.nn.Parameter(torch.full((3,), 2.0))
+
+    def forward(self, moving, fixed):
+        return self.inner(moving, fixed)
+
+
+@pytest.mark.parametrize("plan", [VANILLA, PROJECTION])
+def test_unused_parameters_do_no_harm(plan):
+    network, plain = WithUnused(), small_network()
+    traces = [optimise(n, objective(), plan) for n in (network, plain)]
+    assert same_tensors(tensors(network.inner), tensors(plain))
+    assert [s.loss for s in traces[0].steps] == [s.loss for s in traces[1].steps]
+    assert torch.equal(network.unused, torch.full((3,), 2.0))

@@ -1,3 +1,4 @@
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -99,7 +100,7 @@ def test_each_mask_counts_for_its_image(masked):
     network, plan = small_network(), example_plan()
     with torch.no_grad():
         maps = network(moving.image, fixed.image)
-        pair_loss = Objective.from_plan(plan.loss).bind(moving.image, fixed.image, **masks)
+        pair_loss = Objective.from_plan(plan).bind(moving.image, fixed.image, **masks)
         expected = pair_loss(maps, torch.Generator()).values().similarity
     fixed = replace(fixed, mask=masks["fixed_mask"])
     moving = replace(moving, mask=masks["moving_mask"])
@@ -136,3 +137,27 @@ def test_broken_weights_are_named():
     fixed, moving = prepared_pair()
     with pytest.raises(AutoregError, match="not finite"):
         register(shifting_network((float("nan"), 0.0, 0.0)), example_plan(), fixed, moving, NONE)
+
+
+class Complaining(torch.nn.Module):
+    """Warns about an inverse each time it is evaluated."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = small_network()
+
+    def forward(self, moving, fixed):
+        logging.getLogger("autoreg.numerics.inverse_layer").warning("did not converge")
+        return self.inner(moving, fixed)
+
+
+def test_the_same_warning_does_not_come_in_every_step(caplog):
+    fixed, moving = prepared_pair()
+    register(Complaining(), example_plan(), fixed, moving, replace(VANILLA, steps=4))
+    assert [r.getMessage() for r in caplog.records] == [
+        "did not converge",
+        "the last warning about inverses came 4 more times",
+    ]
+    caplog.clear()
+    logging.getLogger("autoreg.numerics.inverse_layer").warning("outside")
+    assert caplog.messages == ["outside"]

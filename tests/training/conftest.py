@@ -8,6 +8,7 @@ import pytest
 
 from autoreg.io.cases import Pair
 from autoreg.io.records import load_record, save_record
+from autoreg.network_plan import GradICONPlan
 from autoreg.plan import (
     PLAN_FORMAT,
     AlignmentPlan,
@@ -17,7 +18,6 @@ from autoreg.plan import (
     IntensityPlan,
     LossPlan,
     MemoryPlan,
-    NetworkPlan,
     Plan,
     TrainingPlan,
 )
@@ -57,7 +57,7 @@ def build_plan(**training):
         grid=GridPlan((SIZE, SIZE, SIZE), (2.0, 2.0, 2.0), False),
         alignment=AlignmentPlan("centres"),
         intensity={"MR": IntensityPlan("quantiles", 0.0, 0.99)},
-        network=NetworkPlan("gradicon", (0.5, 1.0), 0.125),
+        network=GradICONPlan((0.5, 1.0), 0.125),
         loss=LossPlan("lncc", {"sigma": 2.0}, "gradicon", 0.5),
         training=TrainingPlan(**{**values, **training}),
         instance_optimisation=InstanceOptimisationPlan(

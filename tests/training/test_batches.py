@@ -17,7 +17,8 @@ from batchgenerators.transforms.abstract_transforms import AbstractTransform
 from autoreg.errors import DataError
 from autoreg.io.cases import Pair
 from autoreg.training.augmentation import PairAugmentation
-from autoreg.training.batches import Draws, PairLoader, open_batches
+from autoreg.training.batches import PairLoader, open_batches
+from autoreg.training.draws import Draws
 from autoreg.training.splits import OrderedPairs
 
 CASES = ("case0", "case1", "case2", "case3")
@@ -46,7 +47,7 @@ def fetch(blobs, draws, workers, epochs, transform=None):
 
 def test_an_epoch_is_drawn_with_replacement_from_all_pairs():
     draws = Draws(OrderedPairs(CASES), pairs_per_epoch=2400, batch_size=7, seed=3)
-    batches = [draws.batch(0, i) for i in range(draws.batches_per_epoch)]
+    batches = [draws.batch(0, i) for i in range(draws.batches_in(0))]
     assert [len(batch) for batch in batches] == [7] * 342 + [6]
     counts = Counter(pair for batch in batches for _, pair in batch)
     assert len(counts) == 12
@@ -162,7 +163,8 @@ import multiprocessing, os, signal, sys
 from pathlib import Path
 from batchgenerators.transforms.abstract_transforms import Compose
 from autoreg.io.cases import Pair
-from autoreg.training.batches import Draws, open_batches
+from autoreg.training.batches import open_batches
+from autoreg.training.draws import Draws
 draws = Draws([Pair("case0", "case1")], 100, 1, 0)
 with open_batches(Path(sys.argv[1]), draws, Compose([]), range(9), 2) as batches:
     next(batches)

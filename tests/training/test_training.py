@@ -111,8 +111,8 @@ def test_the_similarity_counts_inside_the_masks(make_blobs, plan):
     masks = [torch.from_numpy(np.array(case.mask))[None, None] for case in cases]
     with torch.no_grad():
         identity = build_network(plan.network, 1)(*images)
-        loss = Objective.from_plan(plan.loss).bind(*images, *masks)(identity, torch.Generator())
-        plain = Objective.from_plan(plan.loss).bind(*images)(identity, torch.Generator())
+        loss = Objective.from_plan(plan).bind(*images, *masks)(identity, torch.Generator())
+        plain = Objective.from_plan(plan).bind(*images)(identity, torch.Generator())
     # A fresh network moves nothing, and swapping the two images leaves the sum as it is.
     expected = pytest.approx(float(loss.similarity), abs=1e-5)
     assert progress["epochs"][0]["similarity"] == expected

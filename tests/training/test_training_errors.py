@@ -46,7 +46,7 @@ def test_a_validation_loss_that_is_not_a_number_shows_before_training(make_blobs
 
 
 def test_too_little_memory_of_the_device_has_a_remedy(make_blobs, capsys, monkeypatch):
-    def step(setup, state, batch):
+    def step(setup, state, batch, index):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(trainer, "_step", step)

@@ -33,7 +33,7 @@ class Shift(RegistrationNetwork):
 
 
 def make_validator(blobs, pairs=(PAIR,), labels=(1,)):
-    objective = Objective.from_plan(blobs.plan.loss)
+    objective = Objective.from_plan(blobs.plan)
     return Validator(blobs.folder, pairs, objective, labels, 0, torch.device("cpu"))
 
 
