@@ -110,6 +110,13 @@ class SITRegPlan:
             f"{len(self.deformation_features)}",
         )
         require(self.levels > 0, "network.deformation_features: all are null, one is needed")
+        # As many resolutions as there are heads, from the coarsest on: see `upstream_levels`.
+        reached = self.deformation_features[-self.levels :]
+        require(
+            self.compatibility == "own" or any(channels is not None for channels in reached),
+            'network.deformation_features: by the numbering of compatibility "upstream" none of '
+            f"the deformations counts, found {self.deformation_features}",
+        )
         for name in ("features", "feature_convolutions", "deformation_features", "voxel_size"):
             values = getattr(self, name)
             require(

@@ -11,7 +11,6 @@ from autoreg.network_plan import NetworkPlan, Shape, Triple, require
 
 PLAN_FORMAT = 1
 
-
 BUDGETS = ("cpu", "8gb", "24gb", "80gb")
 
 
@@ -175,11 +174,12 @@ class TrainingPlan:
 
     Attributes:
         epochs: Number of epochs in all.
-        shallow_epochs: From scratch, so many of them train the cascade without its last level,
-            which is then added (as published); ignored with --pretrained.
+        shallow_epochs: From scratch, so many of them train a cascade without its last level,
+            which is then added (as published); ignored with --pretrained, and by networks that
+            have no such level.
         pairs_per_epoch: Pairs drawn in one epoch.
-        batch_size: Pairs per step.
-        learning_rate: Of Adam.
+        batch_size: Pairs per step; cycles have three, whatever it is.
+        learning_rate: Of the optimiser, where `schedule` starts.
         augmentation: Random changes of the images.
         validation_every: Epochs between validations and checkpoints.
         seed: Of every random draw.

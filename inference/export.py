@@ -225,9 +225,9 @@ def field_record(
     Args:
         u_mm: (D, H, W, 3) xyz mm, on `geometry`.
         geometry: The fixed image's.
-        transform: Its affine part is the initial alignment, which the Jacobian is relative to;
-            and so are the folds of the exported one; its displacement fields are searched for
-            folds on their own grids, too.
+        transform: Its affine part is the initial alignment, to which Jacobian and NDV of the
+            exported displacement are relative; its displacement fields are searched for folds on
+            their own grids.
         residual_mm: (D, H, W) of the inverse on the moving grid, infinite where there is none.
     """
     length_mm = np.sqrt(np.einsum("dhwc,dhwc->dhw", u_mm, u_mm))

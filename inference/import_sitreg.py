@@ -150,9 +150,12 @@ class _Import:
         )
 
     def notes(self) -> tuple[str, ...]:
-        if self.settings.modality == "CT" and self.options.window is None:
-            return ARRAYS_NOTE, "that data had everything outside the lungs set to -1024 HU"
-        return (ARRAYS_NOTE,)
+        notes = [ARRAYS_NOTE, *self.settings.loss_notes]
+        if self.options.window is None:
+            notes += self.settings.intensity_notes
+            if self.settings.modality == "CT":
+                notes.append("that data had everything outside the lungs set to -1024 HU")
+        return tuple(notes)
 
     def _intensity(self) -> IntensityPlan:
         if self.options.window is not None:

@@ -4,7 +4,7 @@ What decides the network is read strictly: an unknown key may mean something tha
 here. Of the data and the training only the named keys are looked at.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -88,6 +88,8 @@ class SITRegSettings:
         ncc_window: Edge of the windows of the similarity, voxels.
         gradient_weight: Of the displacement's squared gradient.
         ndv_weight: Of the non-diffeomorphic volume.
+        intensity_notes: What a plan does otherwise with the intensities, for people.
+        loss_notes: The same of the losses.
     """
 
     model: ModelSettings
@@ -97,6 +99,8 @@ class SITRegSettings:
     ncc_window: int
     gradient_weight: float
     ndv_weight: float
+    intensity_notes: tuple[str, ...]
+    loss_notes: tuple[str, ...]
 
 
 def read_sitreg_settings(file: Path) -> SITRegSettings:
@@ -113,19 +117,7 @@ def read_sitreg_settings(file: Path) -> SITRegSettings:
     if not isinstance(content, dict):
         raise PlanError(f"{file}: expected the authors' configuration, found {content!r:.60}")
     application = _inner(content, "application", "config")
-    raw_model = application.get("model", content)
-    if "max_displacements" in raw_model:
-        raise PlanError(
-            f'{file}: "max_displacements" is of a release before the bounds on control points; '
-            "weights of that release cannot be imported"
-        )
-    model = from_plain(ModelSettings, raw_model, f"{file}: model")
-    if set(model.transformation_downsampling_factor) != {1.0}:
-        raise PlanError(
-            f"{file}: transformation_downsampling_factor "
-            f"{list(model.transformation_downsampling_factor)}: only maps at the images' own "
-            "resolution, [1, 1, 1], can be imported"
-        )
+    model = _model(application.get("model", content), file)
     raw_data = _inner(content, "data", "config")
     known = {f.name for f in fields(_Data)}
     data = from_plain(
@@ -133,15 +125,39 @@ def read_sitreg_settings(file: Path) -> SITRegSettings:
     )
     lungs = _inner(content, "data").get("module") in _LUNGS
     loss = _inner(application, "training", "loss")
+    similarities, regularities = _terms(loss, "similarity"), _terms(loss, "regularity")
+    ncc_window = _number(similarities, _NCC, "window_size", 7.0)
+    gradient_weight = _number(regularities, _DIFFUSION, "weight", 1.0)
     return SITRegSettings(
         model=model,
         modality="CT" if lungs else "MR",
         min_max=data.normalize,
         window=_window(data, 1024.0 if lungs else 0.0),
-        ncc_window=int(_term(loss, "similarity", _NCC, "window_size", 7)),
-        gradient_weight=_term(loss, "regularity", _DIFFUSION, "weight", 1.0),
-        ndv_weight=_term(loss, "regularity", _NDV, "weight", 1.0) if _NDV in str(loss) else 0.0,
+        ncc_window=int(ncc_window),
+        gradient_weight=gradient_weight,
+        ndv_weight=_number(regularities, _NDV, "weight", 1.0) if _NDV in regularities else 0.0,
+        intensity_notes=tuple(_intensity_notes(raw_data, data)),
+        loss_notes=(
+            *_loss_notes(similarities, _NCC, f"a windowed NCC of {ncc_window:g} voxels"),
+            *_loss_notes(regularities, _DIFFUSION, f"diffusion with weight {gradient_weight:g}"),
+        ),
     )
+
+
+def _model(content: dict[str, Any], file: Path) -> ModelSettings:
+    if "max_displacements" in content:
+        raise PlanError(
+            f'{file}: "max_displacements" is of a release before the bounds on control points; '
+            "weights of that release cannot be imported"
+        )
+    model = from_plain(ModelSettings, content, f"{file}: model")
+    if set(model.transformation_downsampling_factor) != {1.0}:
+        raise PlanError(
+            f"{file}: transformation_downsampling_factor "
+            f"{list(model.transformation_downsampling_factor)}: only maps at the images' own "
+            "resolution, [1, 1, 1], can be imported"
+        )
+    return model
 
 
 def _inner(content: Mapping[str, Any], *keys: str) -> dict[str, Any]:
@@ -158,12 +174,41 @@ def _window(data: _Data, offset: float) -> tuple[float, float]:
     return shift - offset, shift + scale - offset
 
 
-def _term(loss: Mapping[str, Any], kind: str, name: str, key: str, default: float) -> float:
-    """A number of the first loss of this name, at any of the resolutions."""
+def _intensity_notes(given: Mapping[str, Any], data: _Data) -> Iterator[str]:
+    if not given:
+        yield (
+            "the configuration says nothing of the intensities: 0 to 1 is taken; give another "
+            "range with --window"
+        )
+    ends = _window(data, 0.0)
+    if data.clip not in (None, ends) and not data.normalize:
+        low, high = data.clip or ends
+        yield (
+            f"intensities were clipped to {low:g} to {high:g}; the plan clips to {ends[0]:g} to "
+            f"{ends[1]:g}, which become 0 and 1 (in the units of the configuration)"
+        )
+
+
+def _loss_notes(terms: Mapping[str, Any], followed: str, taken: str) -> list[str]:
+    """What instance optimisation and fine-tuning do otherwise than the authors' training."""
+    others = sorted(set(terms) - {followed, _NDV})
+    if followed not in terms:
+        found = ", ".join(others) or "nothing"
+        return [f"of losses, {found} is configured and {followed} expected: {taken} is taken"]
+    return [f"the loss {name} of the configuration is left out" for name in others]
+
+
+def _terms(loss: Mapping[str, Any], kind: str) -> dict[str, dict[str, Any]]:
+    """The losses of a kind by the name of their type: of each the first, at any resolution."""
+    found: dict[str, dict[str, Any]] = {}
     levels = loss.get(kind)
     for level in levels if isinstance(levels, list) else []:
         for term in level if isinstance(level, list) else []:
-            if isinstance(term, dict) and term.get("type") == name:
-                value = {**term, **_inner(term, "args")}.get(key, default)
-                return float(value) if isinstance(value, int | float) else default
-    return default
+            if isinstance(term, dict) and isinstance(term.get("type"), str):
+                found.setdefault(term["type"], {**term, **_inner(term, "args")})
+    return found
+
+
+def _number(terms: Mapping[str, Any], name: str, key: str, default: float) -> float:
+    value = terms.get(name, {}).get(key, default)
+    return float(value) if isinstance(value, int | float) else default

@@ -151,6 +151,17 @@ class Geometry:
         depth, height, width = (int(n) for n in shape)
         return Geometry((depth, height, width), matrix)
 
+    def subdivided(self, times: int) -> "Geometry":
+        """The grid of the same first and last nodes with `times` as many steps between them.
+
+        Args:
+            times: Steps for each step of this grid; at least 1.
+        """
+        matrix = self.index_to_world.copy()
+        matrix[:3, :3] /= times
+        d, h, w = ((n - 1) * times + 1 for n in self.shape)
+        return Geometry((d, h, w), matrix)
+
     def difference(self, other: "Geometry", tolerance_mm: float = 1e-2) -> str | None:
         """What makes another geometry differ from this one, in words; None if they agree.
 

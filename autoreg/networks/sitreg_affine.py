@@ -59,9 +59,8 @@ class AffineHead(nn.Module):
         )
         x = start
         for layer in self.linears:
-            x = functional.relu(layer(x if self._chained else start))
-        result: Tensor = self.final_linear(x)
-        return result
+            x = functional.relu(_each(layer, x if self._chained else start))
+        return _each(self.final_linear, x)
 
 
 def affine_parts(parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,6 +117,12 @@ def centred_to_index(matrices: Tensor, shape: Sequence[int], voxel_size: Sequenc
     linear = matrices[:, :, :3] * scale[None, :] / scale[:, None]
     offset = matrices[:, :, 3] / scale + centre - linear @ centre
     return torch.cat([linear, offset[:, :, None]], dim=2)
+
+
+def _each(layer: nn.Module, x: Tensor) -> Tensor:
+    """A linear layer, each row to the same bits whatever its place in the batch (B, channels)."""
+    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+    return torch.baddbmm(bias, x[:, None], weight.T.expand(len(x), -1, -1))[:, 0]
 
 
 def _above_diagonal(values: Tensor) -> Tensor:

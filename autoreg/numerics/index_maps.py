@@ -82,8 +82,8 @@ class MidpointStep(Step):
 
     With y the point where y + u(y) = x it is y - u(y) = 2 y - x: y lies midway between x and its
     image, which is displaced by -2 u(y). So the whole map costs no more than the inverse in it. If
-    no component of u changes by more than a share c < 1 of the distance between two points, both
-    factors are homeomorphisms, and so is the map.
+    no component of u changes by more than a share c < 1 of the largest component of the difference
+    of two points, both factors are homeomorphisms, and so is the map.
 
     Attributes:
         u_vox: (B, 3, d, h, w), voxels of the full grid, channels (d, h, w).
@@ -172,11 +172,16 @@ class IndexChain(CoordinateMap):
     shape: tuple[int, int, int]
     steps: tuple[Step, ...]
 
+    @property
+    def is_exact_between_nodes(self) -> bool:
+        """Whether there is more than one step, whose composition is not linear between nodes."""
+        return len(self.steps) > 1
+
     def __call__(self, points_unit: Tensor) -> Tensor:
         """Map points.
 
         Args:
-            points_unit: (B, 3, D, H, W), or a batch of 1 for all.
+            points_unit: (B, 3, D, H, W), or a batch of 1 for all; of the steps' type and device.
 
         Returns:
             (B, 3, D, H, W). Along an axis of one node there is no unit of length: 0.

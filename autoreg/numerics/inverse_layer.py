@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # Points at a time while slopes (9 numbers per point) are in memory.
 _SLOPE_POINTS = 2**16
+# A GPU is slow with many small pieces.
+_SLOPE_POINTS_CUDA = 2**21
 
 # Points at a time and thread while they are solved for; measured: 30 % faster than all at once, and
 # the memory of the accelerated iteration, about ten times the points, is that of a slab.
@@ -37,7 +39,7 @@ def invert_points(
     """Where x -> x + u(x) takes its value `points_vox`: y with y + u(y) = x.
 
     The fixed point y = x - u(y), each item of the batch on its own: it stops by itself, and its
-    result does not depend on the others. u must contract (every map of a SITReg network does).
+    result does not depend on the others. u must contract (every field of a SITReg network does).
     What does not converge all the same is logged as a warning.
 
     The derivative is that of the exact inverse at y, dy = (I + Du(y))^-1 (dx - du(y)). Only u and y
@@ -125,7 +127,8 @@ class _Inverse(torch.autograd.Function):
         for number in range(len(y_vox)):
             item = slice(number, number + 1)
             field = PreparedField(u_vox[item], ctx.factors)
-            for layers in slabs(cotangent.shape[2:], _SLOPE_POINTS):
+            most = _SLOPE_POINTS_CUDA if cotangent.is_cuda else _SLOPE_POINTS
+            for layers in slabs(cotangent.shape[2:], most):
                 slopes = field.slopes(y_vox[item, :, layers])
                 right = cotangent[item, :, layers]
                 at_points[item, :, layers] = _solve_transposed(slopes, right)

@@ -29,10 +29,20 @@ class CoordinateMap(ABC):
         """The maps of some samples of the batch."""
 
     @property
+    def is_exact_between_nodes(self) -> bool:
+        """Whether the map says more than its values at the grid's nodes, linear in between.
+
+        If so it is worth sampling on a finer grid; otherwise the linear interpolation of its
+        values is the map that was trained and published.
+        """
+        return False
+
+    @property
     @abstractmethod
     def device(self) -> torch.device:
         """Where the maps live."""
 
+    @abstractmethod
     def dense(self, shape: Size) -> Tensor:
         """The map at the nodes of a grid.
 
@@ -42,7 +52,6 @@ class CoordinateMap(ABC):
         Returns:
             (B, 3, D, H, W) unit coordinates.
         """
-        return self(unit_grid(shape, device=self.device))
 
     def displacement_vox(self, shape: Size) -> Tensor:
         """The displacement at the nodes of a grid, in its voxels.

@@ -12,7 +12,7 @@ PUBLISHED_NODES = 175
 
 # From nothing, with a few thousand steps where the published trainings took hundreds of thousands.
 CPU_GRADICON_LEARNING_RATE = 5e-4
-CPU_SITREG_LEARNING_RATE = 5e-4
+CPU_SITREG_LEARNING_RATE = 1e-3
 CPU_TRANSMORPH_LEARNING_RATE = 5e-4
 
 GRADICON_IO_LEARNING_RATE = 2e-5
@@ -165,7 +165,7 @@ _CPU_LEARNING_RATES = {
     ),
     "sitreg": Choice(
         CPU_SITREG_LEARNING_RATE,
-        "rule learning_rate: from nothing in a CPU's few steps: five times the published rate",
+        "rule learning_rate: from nothing in a CPU's few steps: ten times the published rate",
     ),
     "transmorph": Choice(
         CPU_TRANSMORPH_LEARNING_RATE,

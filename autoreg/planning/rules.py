@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, replace
 
 from autoreg.fingerprint import Fingerprint
-from autoreg.network_plan import Shape, SITRegPlan
+from autoreg.network_plan import NetworkPlan, Shape, SITRegPlan
 from autoreg.plan import PLAN_FORMAT, GridPlan, IntensityPlan, MemoryPlan, Plan
 from autoreg.planning.budget import Budget
 from autoreg.planning.choice import Choice

@@ -26,11 +26,13 @@ class Prepared:
         image: (1, C, D, H, W) float32, scaled to [0, 1].
         mask: (1, 1, D, H, W) bool, where the similarity counts; None: everywhere.
         geometry: Of the grid in this image's world.
+        native_spacing_mm: Smallest distance of the image's own voxels; None: unknown.
     """
 
     image: Tensor
     mask: Tensor | None
     geometry: Geometry
+    native_spacing_mm: float | None = None
 
 
 def prepare(
@@ -74,7 +76,7 @@ def prepare(
     if not bool(image.max() > image.min()):
         raise DataError(_beside(geometry, volume.geometry, plan))
     inside = None if mask is None else _sampled_mask(mask, geometry, padding, device)
-    return Prepared(image, inside, geometry)
+    return Prepared(image, inside, geometry, min(volume.geometry.spacing_mm))
 
 
 def _beside(grid: Geometry, image: Geometry, plan: Plan) -> str:

@@ -1,5 +1,6 @@
 """The registration of one prepared pair, in memory."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from autoreg.errors import AutoregError, GeometryError
 from autoreg.geometry.transforms import Affine, Composite, DisplacementField
 from autoreg.networks.base import RegistrationNetwork, eval_mode
+from autoreg.numerics.coordinates import slabs, unit_grid, unit_to_index_displacement
 from autoreg.numerics.maps import CoordinateMap
 from autoreg.numerics.precision import float32_exactly
 from autoreg.plan import InstanceOptimisationPlan, Plan
@@ -19,6 +21,11 @@ from autoreg.registration.objective import LossValues, Objective, PairObjective
 from autoreg.registration.prepare import Prepared
 from autoreg.registration.repeated_warnings import warned_once
 
+# Nodes of the result per node of the prepared grid, along each axis, at most.
+_FINEST = 4
+# Sampled at a time, at some hundred bytes each.
+_SLAB_NODES = 2**18
+
 
 @dataclass(frozen=True, eq=False)
 class Registration:
@@ -26,7 +33,9 @@ class Registration:
 
     Attributes:
         transform: Takes world points of the fixed image to the moving image (pull-back).
-        u_vox: (3, D, H, W) float32, the same as displacement in voxels of the prepared grid.
+        u_vox: (3, D, H, W) float32, the same as displacement in voxels of the grid on which the map
+            was sampled: the prepared one, or one as fine as the fixed image where the network's map
+            is exact between nodes.
         trace: Of the instance optimisation; None without it.
         loss_before: Loss of the network as it was trained; None without instance optimisation.
         loss_after: Loss of the result; None without instance optimisation.
@@ -81,16 +90,16 @@ def register(
     if io.mode == "none" or io.steps == 0:
         with eval_mode(network), torch.no_grad():
             # Nobody needs the other direction here, and it would double the time.
-            u_vox = _finite_displacement(network.one_direction(moving.image, fixed.image), fixed)
+            field = _field(network.one_direction(moving.image, fixed.image), fixed)
     else:
         objective = objective or Objective.from_plan(plan)
         pair = objective.bind(moving.image, fixed.image, moving.mask, fixed.mask)
         with preserved(network):
             trace = optimise(network, pair, io, on_step)
-            u_vox, after = _result(network, pair, fixed, io)
+            field, after = _result(network, pair, fixed, io)
     return Registration(
-        transform=_transform(u_vox, fixed, moving),
-        u_vox=u_vox,
+        transform=_transform(field, fixed, moving),
+        u_vox=field.u_vox,
         trace=trace,
         loss_before=trace.steps[0].loss if trace else None,
         loss_after=after,
@@ -104,25 +113,48 @@ def _result(
     pair: PairObjective,
     fixed: Prepared,
     io: InstanceOptimisationPlan,
-) -> tuple[NDArray[np.float32], LossValues]:
+) -> tuple[DisplacementField, LossValues]:
     maps = network(pair.moving, pair.fixed)
     # The points of the first step, so that the losses before and after are comparable.
     noise = torch.Generator().manual_seed(io.seed)
     loss = pair(maps, noise).values()
-    return _finite_displacement(maps.fixed_to_moving, fixed), loss
+    return _field(maps.fixed_to_moving, fixed), loss
 
 
-def _finite_displacement(chain: CoordinateMap, fixed: Prepared) -> NDArray[np.float32]:
-    u_vox: NDArray[np.float32] = chain.displacement_vox(fixed.geometry.shape)[0].cpu().numpy()
+def _field(found: CoordinateMap, fixed: Prepared) -> DisplacementField:
+    """The map as a displacement field, on a grid that loses little of it."""
+    geometry, times = fixed.geometry, _refinement(found, fixed)
+    if times == 1:
+        u_vox: NDArray[np.float32] = found.displacement_vox(geometry.shape)[0].cpu().numpy()
+    else:
+        geometry = geometry.subdivided(times)
+        u_vox = np.empty((3, *geometry.shape), dtype=np.float32)
+        nodes = unit_grid(geometry.shape)
+        for layers in slabs(geometry.shape, _SLAB_NODES):
+            part = nodes[:, :, layers].to(found.device)
+            moved = unit_to_index_displacement(found(part) - part, geometry.shape)
+            u_vox[:, layers] = moved[0].cpu().numpy()
     if not np.isfinite(u_vox).all():
         raise AutoregError(
             "the network gave a displacement that is not finite; check the model's weights and "
             "that both images are usable"
         )
-    return u_vox
+    return DisplacementField(u_vox, geometry)
 
 
-def _transform(u_vox: NDArray[np.float32], fixed: Prepared, moving: Prepared) -> Composite:
+def _refinement(found: CoordinateMap, fixed: Prepared) -> int:
+    """How many times finer than the prepared grid the map is sampled: about as the fixed image.
+
+    A map that is exact between nodes doesn't fold there, while the linear interpolation of its
+    values at few nodes might.
+    """
+    if not found.is_exact_between_nodes or fixed.native_spacing_mm is None:
+        return 1
+    ratio = max(fixed.geometry.spacing_mm) / fixed.native_spacing_mm
+    return min(_FINEST, max(1, math.ceil(ratio - 0.25)))
+
+
+def _transform(field: DisplacementField, fixed: Prepared, moving: Prepared) -> Composite:
     grid_to_grid = moving.geometry.index_to_world @ fixed.geometry.world_to_index
     grid_to_grid[3] = (0, 0, 0, 1)  # exactly, whatever the inverse was rounded to
-    return Composite((DisplacementField(u_vox, fixed.geometry), Affine(grid_to_grid)))
+    return Composite((field, Affine(grid_to_grid)))

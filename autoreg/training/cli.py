@@ -66,12 +66,12 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("values in place of the plan's")
     whole, natural = whole_number(1), whole_number(0)
     for flag, kind, text in (
-        ("--epochs", whole, "number of epochs; moves the next two in proportion"),
-        ("--shallow-epochs", natural, "epochs without the last level, from scratch"),
+        ("--epochs", whole, "number of epochs; moves the next two and group consistency along"),
+        ("--shallow-epochs", natural, "epochs of a cascade without its last level, from scratch"),
         ("--augmentation-from", natural, "first augmented epoch, counted from 0"),
         ("--pairs-per-epoch", whole, "pairs drawn in an epoch"),
-        ("--batch-size", whole, "pairs in a step"),
-        ("--learning-rate", _rate, "of Adam"),
+        ("--batch-size", whole, "pairs in a step; cycles of group consistency have three"),
+        ("--learning-rate", _rate, "of the optimiser; a schedule starts from it"),
         ("--validation-every", whole, "epochs between validations and checkpoints"),
         ("--seed", natural, "of every random draw"),
     ):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from autoreg.io.records import dump_json, to_plain
+from autoreg.network_plan import NetworkPlan, SITRegPlan, TransMorphPlan
 from autoreg.plan import Plan
 
 EXPLANATIONS = ("reasons", "memory")  # they tell of a plan and decide nothing
@@ -21,22 +22,47 @@ def plan_differences(
         before: A plan that something was done by.
         now: Another one.
         only: Top-level keys to compare; by default all.
-        ignored: Top-level keys to leave out.
+        ignored: Keys to leave out, like "reasons" or "network.drop_path".
 
     Returns:
-        One text per value, like "training.batch_size was 4 and is now 2".
+        One text per value, like "training.batch_size was 4 and is now 2"; of networks of two
+        architectures, whose keys are not the same, the architectures alone.
     """
     old, new = _flat(to_plain(before), ""), _flat(to_plain(now), "")
+    is_other = before.network.architecture != now.network.architecture
     names = [
         name
         for name in sorted({*old, *new})
-        if name.split(".")[0] not in ignored and (only is None or name.split(".")[0] in only)
+        if not {name, name.split(".")[0]} & set(ignored)
+        and (only is None or name.split(".")[0] in only)
+        and not (is_other and name.startswith("network.") and name != "network.architecture")
     ]
     return [
         f"{name} was {_text(old, name)} and is now {_text(new, name)}"
         for name in names
         if old.get(name, _ABSENT) != new.get(name, _ABSENT)
     ]
+
+
+def weight_differences(trained: Plan, now: Plan, only: Sequence[str]) -> list[str]:
+    """The values in which a plan does not fit weights; see `plan_differences`.
+
+    Args:
+        trained: The plan that the weights were trained by.
+        now: The plan that is to use them.
+        only: Top-level keys to compare.
+    """
+    return plan_differences(trained, now, only=only, ignored=_free_of_weights(now.network))
+
+
+def _free_of_weights(network: NetworkPlan) -> tuple[str, ...]:
+    """Keys that say how a network is computed or trained, and not what its weights mean."""
+    if isinstance(network, TransMorphPlan):
+        return ("network.drop_path",)
+    if isinstance(network, SITRegPlan):
+        unused = () if network.affine else ("network.voxel_size",)
+        return ("network.checkpointing", *unused)
+    return ()
 
 
 _ABSENT = object()

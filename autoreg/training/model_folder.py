@@ -4,6 +4,7 @@ A model folder is `<results>/<data set>/<configuration>`; it holds plan.json and
 fold (`fold_0`, ..., `fold_all`) with `checkpoint_{best,latest,final}.pt`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,7 +15,7 @@ from autoreg.io.records import load_record
 from autoreg.networks.base import RegistrationNetwork
 from autoreg.plan import Plan
 from autoreg.training.checkpoint import build_trained, load_checkpoint
-from autoreg.training.comparison import plan_differences
+from autoreg.training.comparison import weight_differences
 
 PLAN_FILE = "plan.json"
 
@@ -109,7 +110,7 @@ def _plan_beside(model_folder: Path, trained: Plan, path: Path) -> Plan:
     if not file.is_file():
         return trained
     plan = load_record(Plan, file)
-    differences = plan_differences(trained, plan, only=FIXED_BY_WEIGHTS)
+    differences = weight_differences(trained, plan, FIXED_BY_WEIGHTS)
     if differences:
         raise CheckpointError(
             f"{file}: does not fit {path}, which was trained by another plan: "
@@ -141,7 +142,7 @@ def load_network(
     path = find_checkpoint(model_folder, fold, which)
     checkpoint = load_checkpoint(path)
     plan = _plan_beside(model_folder, checkpoint.plan, path)
-    network = build_trained(checkpoint, str(path))
+    network = build_trained(replace(checkpoint, plan=plan), str(path))
     description = f"{path} ({checkpoint.epoch} epochs)"
     if checkpoint.levels < plan.network.levels:
         description += ", still without the last level"

@@ -52,13 +52,20 @@ def override(plan: Plan, overrides: Overrides, *, pretrained: bool) -> Plan:
         The plan that the training obeys, with reasons that tell what came from where.
 
     Raises:
-        UsageError: if the first stage would last to the end, or group consistency never begin.
+        UsageError: if a first stage is asked for that the network does not have, or would last to
+            the end, or group consistency would never begin.
         PlanError: if a value is impossible.
     """
     given = {f.name: getattr(overrides, f.name) for f in fields(overrides)}
     given = {name: value for name, value in given.items() if value is not None}
     reasons = {_key(name): f"set by --{name.replace('_', '-')}" for name in given}
     training = plan.training
+    if given.get("shallow_epochs") and plan.network.without_last_level() is None:
+        raise UsageError(
+            f"--shallow-epochs {given['shallow_epochs']}: the network of configuration "
+            f'"{plan.configuration}" ({plan.network.architecture}) has no last level that could '
+            "join later; drop it"
+        )
     for name, value in _moved_with_epochs(plan, given).items():
         given[name] = value
         reasons[_key(name)] = f"moved with --epochs {given['epochs']} from {training.epochs}"
@@ -93,7 +100,8 @@ def _require_every_stage(plan: Plan, training: TrainingPlan) -> None:
     if group.weight > 0 and training.epochs <= group.from_epoch:
         raise UsageError(
             f"training.epochs is {training.epochs} and training.group_consistency.from_epoch "
-            f"{group.from_epoch}: it would never begin. Lower from_epoch in the plan"
+            f"{group.from_epoch}: it would never begin. Lower from_epoch in the plan, or set "
+            "training.group_consistency.weight to 0"
         )
 
 

@@ -23,7 +23,7 @@ from autoreg.training.augmentation import PairAugmentation
 from autoreg.training.batches import open_batches
 from autoreg.training.checkpoint import Checkpoint
 from autoreg.training.claim import LOG_NAME, claim, resumable
-from autoreg.training.draws import Draws, make_draws
+from autoreg.training.draws import CYCLE, Draws, make_draws
 from autoreg.training.environment import log_file
 from autoreg.training.overrides import Overrides, override
 from autoreg.training.splits import FoldPairs, fold_pairs
@@ -141,9 +141,10 @@ def _train(
         try:
             train(setup, state, batches)
         except torch.OutOfMemoryError as error:
+            smaller = "use a smaller --batch-size, or " if training.batch_size > 1 else ""
             raise AutoregError(
-                f"out of memory on {request.device} with batches of {training.batch_size}; use a "
-                "smaller --batch-size, or plan for a smaller budget (autoreg_plan --budget)"
+                f"out of memory on {request.device} with batches of {training.batch_size}; "
+                f"{smaller}plan for a smaller budget (autoreg_plan --budget)"
             ) from error
 
 
@@ -220,3 +221,9 @@ def _announce(setup: TrainingSetup, fold: FoldPairs, state: TrainingState, worke
         training.pairs_per_epoch, training.batch_size, len(fold.validation),
         "held-out" if fold.held_out else "training (none is held out)", setup.device, workers,
     )  # fmt: skip
+    group = training.group_consistency
+    if group.weight > 0:
+        logger.info(
+            "group consistency: from epoch %d on, cycles of %d cases in place of batches",
+            group.from_epoch + 1, CYCLE,
+        )  # fmt: skip

@@ -1,6 +1,6 @@
 """The state of a training: from scratch, from a pretrained model, or from a checkpoint."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from autoreg.networks.factory import build_network
 from autoreg.networks.gradicon import GradICON
 from autoreg.plan import Plan
 from autoreg.training.checkpoint import Checkpoint, ResumeState, build_trained, load_checkpoint
-from autoreg.training.comparison import plan_differences
+from autoreg.training.comparison import weight_differences
 from autoreg.training.model_folder import find_checkpoint, trained_folds
 from autoreg.training.progress import EpochRecord, ValidationSummary
 
@@ -70,7 +70,7 @@ def load_pretrained(plan: Plan, folder: Path) -> Checkpoint:
     """
     path = _find_pretrained(folder)
     checkpoint = load_checkpoint(path)
-    differences = plan_differences(checkpoint.plan, plan, only=("network",))
+    differences = weight_differences(checkpoint.plan, plan, only=("network",))
     channels = (len(checkpoint.plan.fixed_modalities), len(plan.fixed_modalities))
     if channels[0] != channels[1]:
         differences.append(f"the number of channels was {channels[0]} and is now {channels[1]}")
@@ -107,7 +107,7 @@ def pretrained_state(plan: Plan, checkpoint: Checkpoint, device: torch.device) -
         checkpoint: From `load_pretrained`.
         device: Where to train.
     """
-    network = build_trained(checkpoint, "the pretrained model")
+    network = build_trained(replace(checkpoint, plan=plan), "the pretrained model")
     return _state(network, checkpoint.levels, plan, device)
 
 

@@ -20,7 +20,7 @@ from published_files import (
     transmorph_state,
 )
 
-from autoreg.inference.cli import main_import_weights, main_predict
+from autoreg.inference.cli import ORIGINS, main_import_weights, main_predict
 from autoreg.network_plan import SITRegPlan, TransMorphPlan
 from autoreg.networks.factory import build_network
 
@@ -99,6 +99,13 @@ def test_options_that_would_do_nothing_are_refused(tmp_path, capsys, origin, fla
     flags = ["--from", origin, "-o", str(tmp_path / "model"), *flags]
     assert main_import_weights([str(tmp_path / "weights.pt"), *flags]) == 2
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_every_origin_has_a_reader(tmp_path, capsys, origin):
+    arguments = [str(tmp_path / "w.pt"), "--from", origin, "-o", str(tmp_path / "model")]
+    assert main_import_weights(arguments) == 2
+    assert "w.pt: no such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("origin", ["sitreg", "transmorph"])

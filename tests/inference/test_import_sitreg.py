@@ -84,6 +84,25 @@ def test_settings_may_lie_elsewhere_and_hold_the_model_alone(tmp_path, capsys):
     plan = load_network(tmp_path / "model").plan
     assert plan.grid.shape == (20, 18, 12)
     assert plan.intensity["MR"].upper == 80
+    told = capsys.readouterr().out
+    assert "LocalNormalizedCrossCorrelationLoss expected: a windowed NCC of 7 voxels" in told
+    assert "nothing of the intensities" not in told
+    assert run(file, tmp_path / "other", *flags[:2]) == 0
+    assert "nothing of the intensities: 0 to 1 is taken" in capsys.readouterr().out
+
+
+def test_what_the_plan_does_otherwise_is_told(tmp_path, capsys):
+    content = settings({"clip": [0.0, 512.0], "shift_and_normalize": [0.0, 1024.0]})
+    loss = content["application"]["config"]["training"]["loss"]
+    loss["similarity"][0].append({"type": "GlobalMutualInformationLoss"})
+    loss["regularity"] = []
+    imported_plan(tmp_path, content)
+    told = capsys.readouterr().out
+    assert "clipped to 0 to 512; the plan clips to 0 to 1024" in told
+    assert "the loss GlobalMutualInformationLoss of the configuration is left out" in told
+    assert "nothing is configured and GradientDeformationLoss expected" in told
+    imported_plan(tmp_path / "faithful", SETTINGS)
+    assert capsys.readouterr().out.count("note:") == 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,12 @@ from autoreg.errors import PlanError
 from autoreg.network_plan import SITRegPlan
 from autoreg.networks import sitreg_own
 from autoreg.networks.sitreg import SITReg
-from autoreg.networks.sitreg_affine import affine_parts, centred_to_index, half_affine
+from autoreg.networks.sitreg_affine import (
+    AffineHead,
+    affine_parts,
+    centred_to_index,
+    half_affine,
+)
 from autoreg.networks.sitreg_features import Convolution, ConvolutionBlock
 from autoreg.networks.sitreg_parts import Resolution
 from autoreg.numerics.index_maps import Displacement, MidpointStep
@@ -219,6 +224,13 @@ def test_upstream_counts_resolutions_as_the_authors_do():
     assert not torch.equal(network.one_direction(*pair()).displacement_vox(shape), before)
 
 
+def test_a_plan_of_which_the_authors_would_leave_out_everything_is_refused():
+    heads = (8, None, None)
+    with pytest.raises(PlanError, match="none of the deformations counts"):
+        small_plan(deformation_features=heads, compatibility="upstream")
+    assert small_plan(deformation_features=heads).levels == 1
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("form", "counts"), [("own", True), ("upstream", False)])
 def test_the_first_affine_layer_counts_in_the_own_form_alone(form, counts):
@@ -228,6 +240,31 @@ def test_the_first_affine_layer_counts_in_the_own_form_alone(form, counts):
     network.parts().affine_head.linears[0].weight *= 3
     after = network.one_direction(*pair(shape)).displacement_vox(shape)
     assert torch.equal(before, after) != counts
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(("batch", "channels"), [(3, 36), (5, 88)])
+def test_the_affine_head_rounds_alike_wherever_an_item_is_in_its_batch(batch, channels):
+    """Torch's linear layer does not, with two threads and an odd number of pairs."""
+    torch.manual_seed(0)
+    head = AffineHead(channels, chained=True)
+    features = torch.randn(2 * batch, channels, 2, 3, 1)
+    parameters = head(features)
+    assert torch.equal(parameters.roll(batch, 0), head(features.roll(batch, 0)))
+    first, second = features.mean((2, 3, 4)).chunk(2)
+    x = torch.cat([first - second, first + second], dim=1)
+    for layer in head.linears:
+        x = torch.relu(layer(x))
+    torch.testing.assert_close(parameters[:batch], head.final_linear(x))
 
 
 def test_the_authors_affine_stage_needs_one_coarsest_voxel():

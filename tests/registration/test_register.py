@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from small_pairs import LEVELS, SHAPE, VANILLA, example_plan, pair, same_tensors, small_network
+from small_sitreg import small_sitreg
 
 from autoreg.errors import AutoregError, GeometryError
 from autoreg.geometry.grid import Geometry
@@ -161,3 +162,32 @@ def test_the_same_warning_does_not_come_in_every_step(caplog):
     caplog.clear()
     logging.getLogger("autoreg.numerics.inverse_layer").warning("outside")
     assert caplog.messages == ["outside"]
+
+
+@pytest.mark.parametrize(("native_spacing_mm", "times"), [(None, 1), (2.9, 1), (1.4, 2), (0.1, 4)])
+def test_an_exact_map_is_sampled_as_finely_as_the_fixed_image(native_spacing_mm, times):
+    fixed, moving = prepared_pair()
+    fixed = replace(fixed, native_spacing_mm=native_spacing_mm)
+    network = small_sitreg(200.0)
+    found = register(network, example_plan(), fixed, moving, NONE)
+    assert found.u_vox.shape == (3, *((n - 1) * times + 1 for n in SHAPE))
+    with torch.no_grad():
+        exact = network.one_direction(moving.image, fixed.image)
+        halves = torch.rand(1, 3, 1, 1, 2000, generator=torch.Generator().manual_seed(0))
+        expected = exact(halves)[0, :, 0, 0].T.double().numpy() * (np.array(SHAPE) - 1)
+    index = halves[0, :, 0, 0].T.double().numpy() * (np.array(SHAPE) - 1)
+    mapped = found.transform.map_points(fixed.geometry.to_world(index))
+    error_vox = np.abs(moving.geometry.to_index(mapped) - expected)
+    assert error_vox.mean() < 0.05 / times
+    nodes = np.array([(2, 3, 4), (9, 9, 1)])
+    unit = torch.from_numpy(nodes / (np.array(SHAPE) - 1)).float().T.reshape(1, 3, 1, 1, 2)
+    with torch.no_grad():
+        at_nodes = exact(unit)[0, :, 0, 0].T.double().numpy() * (np.array(SHAPE) - 1)
+    mapped = found.transform.map_points(fixed.geometry.to_world(nodes))
+    assert np.allclose(moving.geometry.to_index(mapped), at_nodes, atol=5e-3)
+
+
+def test_a_map_that_is_linear_between_nodes_is_sampled_at_the_nodes():
+    fixed, moving = prepared_pair()
+    fixed = replace(fixed, native_spacing_mm=0.5)
+    assert register(small_network(), example_plan(), fixed, moving, NONE).u_vox.shape[1:] == SHAPE

@@ -1,20 +1,27 @@
 """Every architecture: trained by the command, loaded again, optimised on a pair, put back."""
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from training_runs import interrupt_in_epoch, progress_of, run, weights_of
 
+from autoreg.errors import CheckpointError
+from autoreg.io.records import save_record
 from autoreg.network_plan import GradICONPlan, SITRegPlan, TransMorphPlan
 from autoreg.networks.base import eval_mode
+from autoreg.networks.factory import build_network
 from autoreg.plan import GroupConsistencyPlan, InstanceOptimisationPlan, LossPlan
 from autoreg.planning.plans_file import plans_path, write_plans
 from autoreg.planning.prepared import load_prepared
 from autoreg.registration.prepare import Prepared
 from autoreg.registration.register import register
-from autoreg.training.model_folder import load_network
+from autoreg.training import checkpoint
+from autoreg.training.checkpoint import Checkpoint, save_checkpoint
+from autoreg.training.comparison import plan_differences
+from autoreg.training.model_folder import PLAN_FILE, checkpoint_path, load_network
+from autoreg.training.state import load_pretrained, pretrained_state
 
 GRADICON = GradICONPlan((0.5, 1.0), 0.125)
 SITREG = SITRegPlan(
@@ -39,7 +46,7 @@ def make_model(make_blobs):
         blobs = make_blobs(shallow_epochs=0, batch_size=1, **training)
         regularity = "gradicon" if isinstance(network, GradICONPlan) else "diffusion"
         loss = LossPlan("windowed_ncc", {"window": 5}, regularity, 0.5, folding_weight=1e-3)
-        blobs.plan = dataclasses.replace(blobs.plan, network=network, loss=loss)
+        blobs.plan = replace(blobs.plan, network=network, loss=loss)
         write_plans(plans_path(blobs.preprocessed, blobs.plan.dataset), blobs.plan, "digest")
         return blobs
 
@@ -69,9 +76,60 @@ def test_it_trains_loads_and_is_optimised_on_a_pair(make_model, name):
     assert all(torch.equal(t, weights[k]) for k, t in network.state_dict().items())
     with eval_mode(network), torch.no_grad():
         one = network.one_direction(moving.image, fixed.image).displacement_vox((16, 16, 16))
-    plain = register(network, plan, fixed, moving, dataclasses.replace(PROJECTION, mode="none"))
+    plain = register(network, plan, fixed, moving, replace(PROJECTION, mode="none"))
     np.testing.assert_allclose(plain.u_vox, one[0].numpy(), atol=1e-5)
     assert np.abs(plain.u_vox - found.u_vox).max() > 1e-3
+
+
+def saved_model(folder, plan):
+    weights = build_network(plan.network, 1).state_dict()
+    path = checkpoint_path(folder, "all", "final")
+    save_checkpoint(path, Checkpoint(plan, "all", plan.network.levels, 0, weights))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("network", "free", "fixed"),
+    [
+        (SITREG, {"checkpointing": False, "voxel_size": (1.0, 2.0, 3.0)}, {"bound_share": 0.9}),
+        (replace(SITREG, affine=True), {}, {"voxel_size": (1.0, 2.0, 3.0)}),
+        (TRANSMORPH, {"drop_path": 0.0}, {"window": (1, 2, 2)}),
+    ],
+)
+def test_weights_fit_plans_that_differ_in_what_they_do_not_depend_on(
+    tmp_path, plan, monkeypatch, network, free, fixed
+):
+    built = []
+
+    def record(described, channels):
+        built.append(described)
+        return build_network(described, channels)
+
+    monkeypatch.setattr(checkpoint, "build_network", record)
+    loss = LossPlan("windowed_ncc", {"window": 5}, "diffusion", 2.0)
+    plan = replace(plan, network=network, loss=loss)
+    folder = saved_model(tmp_path, plan)
+    same = replace(plan, network=replace(network, **free))
+    pretrained_state(same, load_pretrained(same, folder), torch.device("cpu"))
+    assert built[-1] == same.network
+    built.clear()
+    save_record(same, folder / PLAN_FILE)
+    load_network(folder)
+    assert built == [same.network]
+    other = replace(plan, network=replace(network, **fixed))
+    with pytest.raises(CheckpointError, match=next(iter(fixed))):
+        load_pretrained(other, folder)
+    save_record(other, folder / PLAN_FILE)
+    with pytest.raises(CheckpointError, match=next(iter(fixed))):
+        load_network(folder)
+
+
+def test_another_architecture_is_told_by_its_name_alone(plan):
+    loss = LossPlan("windowed_ncc", {"window": 5}, "diffusion", 2.0)
+    other = replace(plan, network=SITREG, loss=loss)
+    assert plan_differences(plan, other, only=("network",)) == [
+        'network.architecture was "gradicon" and is now "sitreg"'
+    ]
 
 
 @pytest.mark.parametrize("name", ["sitreg", "transmorph"])

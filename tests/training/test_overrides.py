@@ -4,6 +4,7 @@ import logging
 import pytest
 
 from autoreg.errors import PlanError, UsageError
+from autoreg.network_plan import GradICONPlan
 from autoreg.training.comparison import plan_differences
 from autoreg.training.overrides import Overrides, override
 
@@ -59,6 +60,14 @@ def test_pretrained_weights_skip_the_first_stage(long_plan):
 def test_a_first_stage_to_the_end_is_refused(long_plan):
     with pytest.raises(UsageError, match="the last level would never be trained"):
         override(long_plan, Overrides(shallow_epochs=80), pretrained=False)
+
+
+def test_a_first_stage_is_refused_where_no_level_can_join_later(long_plan):
+    network = GradICONPlan((1.0,), 0.125)
+    plan = dataclasses.replace(long_plan, network=network)
+    with pytest.raises(UsageError, match=r"--shallow-epochs 2: .*has no last level"):
+        override(plan, Overrides(shallow_epochs=2), pretrained=False)
+    assert override(plan, Overrides(shallow_epochs=0), pretrained=False)
 
 
 def test_impossible_values_are_refused(long_plan):

@@ -23,8 +23,11 @@ def test_the_polynomial_schedule_is_transmorphs(make_plan):
 
 
 def test_a_loaded_optimiser_does_not_bring_its_old_rate(plan):
+    faster = dataclasses.replace(plan.training, learning_rate=4e-4)
+    saved = new_state(dataclasses.replace(plan, training=faster), torch.device("cpu")).optimiser
     optimiser = new_state(plan, torch.device("cpu")).optimiser
-    optimiser.load_state_dict({**optimiser.state_dict()})
+    optimiser.load_state_dict(saved.state_dict())
+    assert [group["lr"] for group in optimiser.param_groups] == [4e-4]
     set_learning_rate(optimiser, 0.25)
     assert [group["lr"] for group in optimiser.param_groups] == [0.25]
 
