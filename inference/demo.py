@@ -100,7 +100,9 @@ def _steps(
             "2. Inspect, plan, preprocess. The plan says what will be done and why.",
             "autoreg_plan_and_preprocess",
             main_plan_and_preprocess,
-            ["-d", "1", "--raw", data["raw"], *roots, *device],
+            # The quickest network to train, so that the demo stays short.
+            ["-d", "1", "--raw", data["raw"], *roots, *device,
+             "--architecture", "gradicon", "--config", "default"],
         ),
         (
             TRAINING_TEXT,

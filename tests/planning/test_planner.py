@@ -120,7 +120,8 @@ def test_the_cpu_plan_is_small_and_fits(brains_cpu):
     plan = brains_cpu
     depth, height, width = plan.grid.shape
     assert depth * height * width <= 64**3
-    assert plan.network.width == 0.5
+    assert plan.network.architecture == "sitreg"
+    assert plan.network.features == (8, 20, 20, 20)
     assert plan.training.batch_size == 1
     memory = plan.memory
     assert 0 < max(memory.training, memory.instance_optimisation) <= memory.limit
