@@ -221,7 +221,8 @@ def _resolve(file: PlansFile, path: Path, name: str, children: tuple[str, ...]) 
         by = f' (inherited by "{children[-1]}")' if children else ""
         hint = did_you_mean(name, file.configurations)
         known = "" if hint.startswith("known") else f" Known: {', '.join(file.configurations)}"
-        raise PlanError(f'{path}: no configuration "{name}"{by}; {hint}{known}')
+        remedy = "" if children else "; name one with --config"
+        raise PlanError(f'{path}: no configuration "{name}"{by}; {hint}{known}{remedy}')
     if name in children:
         circle = " -> ".join((*children, name))
         raise PlanError(f"{path}: configurations inherit in a circle: {circle}")

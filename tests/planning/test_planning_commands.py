@@ -175,9 +175,9 @@ def test_your_own_configuration_is_not_planned_with_another_architecture(planned
     data["configurations"]["mine"] = {"inherits_from": "default"}
     plans(planned).write_text(json.dumps(data))
     flags = ["--config", "mine", "-d", "7", "--budget", "cpu", *folders(planned)]
-    error = fails(main_plan, ["--architecture", "sitreg", *flags], capsys)
-    assert '"mine" is yours, and its network is gradicon, not the sitreg' in error
-    assert main_plan(["--architecture", "gradicon", *flags]) == 0
+    error = fails(main_plan, ["--architecture", "gradicon", *flags], capsys)
+    assert '"mine" is yours, and its network is sitreg, not the gradicon' in error
+    assert main_plan(["--architecture", "sitreg", *flags]) == 0
 
 
 def test_an_unknown_device_is_refused(planned, capsys):
