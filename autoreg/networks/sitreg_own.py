@@ -13,7 +13,7 @@ fields:
 
 - one field serves both directions. To first order in the displacements delta is theirs (they have
   phi_f - phi_r = 2 a); what phi_f and phi_r have in common only moves the point at which the
-  difference is read. It learns as well and costs a third less (documentation/benchmarks.md);
+  difference is read. It learnt as well and cost a fifth less (documentation/benchmarks.md);
 - a field is two samples per control point, linear in between, and its control points obey the
   bound of just that field: what is sampled is what cannot fold, at any resolution;
 - the maps are chains of these fields and of exact inverses, computed at the points asked for; no

@@ -99,8 +99,8 @@ class TransMorph(RegistrationNetwork):
         """
 
 
-class FullTransMorph(TransMorph):
-    """The published TransMorph: decoded up to the full resolution."""
+class _FourStageTransMorph(TransMorph):
+    """What decodes four stages, the patches of 4 voxels being the finest."""
 
     def __init__(self, plan: TransMorphPlan, channels: int) -> None:
         super().__init__(plan, channels)
@@ -108,6 +108,20 @@ class FullTransMorph(TransMorph):
         self.up0 = DecoderBlock(8 * c, 4 * c, 4 * c)
         self.up1 = DecoderBlock(4 * c, 2 * c, 2 * c)
         self.up2 = DecoderBlock(2 * c, c, c)
+
+    def _at_quarter(self, images: Tensor) -> Tensor:
+        """The features decoded up to the patches."""
+        quarter, eighth, sixteenth, coarsest = self.transformer(images)
+        features: Tensor = self.up2(self.up1(self.up0(coarsest, sixteenth), eighth), quarter)
+        return features
+
+
+class FullTransMorph(_FourStageTransMorph):
+    """The published TransMorph: decoded up to the full resolution."""
+
+    def __init__(self, plan: TransMorphPlan, channels: int) -> None:
+        super().__init__(plan, channels)
+        c = plan.embedding
         self.up3 = DecoderBlock(c, c // 2, c // 2)
         self.up4 = DecoderBlock(c // 2, _HEAD_FEATURES, _HEAD_FEATURES)
         self.c1 = ConvolutionUnit(2 * channels, c // 2)
@@ -116,22 +130,17 @@ class FullTransMorph(TransMorph):
 
     def displacement(self, images: Tensor) -> Tensor:
         """The displacement in voxels; see the base class."""
-        quarter, eighth, sixteenth, coarsest = self.transformer(images)
-        x = self.up2(self.up1(self.up0(coarsest, sixteenth), eighth), quarter)
-        x = self.up3(x, self.c1(_halved_smoothly(images)))
+        x = self.up3(self._at_quarter(images), self.c1(_halved_smoothly(images)))
         u_vox: Tensor = self.reg_head(self.up4(x, self.c2(images)))
         return u_vox
 
 
-class HalfTransMorph(TransMorph):
+class HalfTransMorph(_FourStageTransMorph):
     """The variant for OASIS: decoded up to half the resolution."""
 
     def __init__(self, plan: TransMorphPlan, channels: int) -> None:
         super().__init__(plan, channels)
         c = plan.embedding
-        self.up0 = DecoderBlock(8 * c, 4 * c, 4 * c)
-        self.up1 = DecoderBlock(4 * c, 2 * c, 2 * c)
-        self.up2 = DecoderBlock(2 * c, c, c)
         self.up3 = DecoderBlock(c, c // 2, _HEAD_FEATURES)
         self.c1 = ConvolutionUnit(2 * channels, c // 2)
         # Not used, here and in the published code, whose weights have it.
@@ -140,9 +149,7 @@ class HalfTransMorph(TransMorph):
 
     def displacement(self, images: Tensor) -> Tensor:
         """The displacement in voxels of the full resolution; see the base class."""
-        quarter, eighth, sixteenth, coarsest = self.transformer(images)
-        x = self.up2(self.up1(self.up0(coarsest, sixteenth), eighth), quarter)
-        x = self.up3(x, self.c1(_halved_smoothly(images)))
+        x = self.up3(self._at_quarter(images), self.c1(_halved_smoothly(images)))
         return doubled(self.reg_head(x))
 
 

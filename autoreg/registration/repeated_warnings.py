@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # The only module that warns in the middle of a network.
-_LOGGER = logging.getLogger("autoreg.numerics.inverse_layer")
+from autoreg.numerics.inverse_layer import logger as _LOGGER
 
 
 @contextmanager

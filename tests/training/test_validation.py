@@ -28,9 +28,6 @@ class Shift(RegistrationNetwork):
     def one_direction(self, moving, fixed):
         return self(moving, fixed).fixed_to_moving
 
-    def load_without_last_level(self, state):
-        raise NotImplementedError
-
 
 def make_validator(blobs, pairs=(PAIR,), labels=(1,)):
     objective = Objective.from_plan(blobs.plan)
