@@ -1,24 +1,18 @@
 """The part of the plan that says what the network is: one record for each architecture."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from autoreg.errors import PlanError
+from autoreg.plan_checks import not_positive, refuse
 
 ARCHITECTURES = ("gradicon", "sitreg", "transmorph")
 
+# Of the published time-varying TransMorph.
+TIME_STEPS = 7
+
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
-
-
-def require(condition: bool, message: str) -> None:
-    """Refuse an impossible value of a plan.
-
-    Raises:
-        PlanError: with the message, if the condition does not hold.
-    """
-    if not condition:
-        raise PlanError(message)
 
 
 @dataclass(frozen=True)
@@ -37,15 +31,18 @@ class GradICONPlan:
     width: float
 
     def __post_init__(self) -> None:
-        require(len(self.level_factors) > 0, "network.level_factors needs at least one level")
-        allowed = {2.0**-k for k in range(8)}
-        require(
-            all(f in allowed for f in self.level_factors)
-            and list(self.level_factors) == sorted(self.level_factors),
-            "network.level_factors must be powers of 1/2 that never fall, coarse to fine, "
-            f"found {self.level_factors}",
-        )
-        require(self.width > 0, f"network.width must be positive, found {self.width}")
+        refuse(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        factors, allowed = self.level_factors, {2.0**-k for k in range(8)}
+        if not factors:
+            yield "network.level_factors needs at least one level"
+        if not set(factors) <= allowed or list(factors) != sorted(factors):
+            yield (
+                "network.level_factors must be powers of 1/2 that never fall, coarse to fine, "
+                f"found {factors}"
+            )
+        yield from not_positive(self, "network", "width")
 
     @property
     def levels(self) -> int:
@@ -78,7 +75,8 @@ class SITRegPlan:
         bound_share: Control points are kept within this share of the bound below which a
             deformation cannot fold; below 1.
         affine: Whether an affine stage precedes, predicted from the coarsest features.
-        voxel_size: Of the grid's (d, h, w), up to a common factor; the affine stage needs it.
+        voxel_size: Of the grid's (d, h, w), up to a common factor, by which the affine stage
+            measures; with it, a plan's is in proportion to its grid.spacing_mm.
         checkpointing: Compute the finest resolution's activations again in the backward pass
             instead of keeping them: less memory, more time.
         axes: In which order the grid's axes enter the network: "dhw", or "whd" as in the arrays
@@ -102,41 +100,46 @@ class SITRegPlan:
     compatibility: Literal["own", "upstream"] = "own"
 
     def __post_init__(self) -> None:
-        count = len(self.features)
-        require(
-            count > 0 and len(self.feature_convolutions) == len(self.deformation_features) == count,
-            "network.features, feature_convolutions and deformation_features need the same number "
-            f"of resolutions, found {count}, {len(self.feature_convolutions)} and "
-            f"{len(self.deformation_features)}",
-        )
-        require(self.levels > 0, "network.deformation_features: all are null, one is needed")
-        # As many resolutions as there are heads, from the coarsest on: see `upstream_levels`.
-        reached = self.deformation_features[-self.levels :]
-        require(
-            self.compatibility == "own" or any(channels is not None for channels in reached),
-            'network.deformation_features: by the numbering of compatibility "upstream" none of '
-            f"the deformations counts, found {self.deformation_features}",
-        )
-        for name in ("features", "feature_convolutions", "deformation_features", "voxel_size"):
-            values = getattr(self, name)
-            require(
-                all(v is None or v > 0 for v in values),
-                f"network.{name} must be positive, found {values}",
+        refuse(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        lists = (self.features, self.feature_convolutions, self.deformation_features)
+        counts = [len(values) for values in lists]
+        if counts[0] == 0 or len(set(counts)) > 1:
+            yield (
+                "network.features, feature_convolutions and deformation_features need the same "
+                "number of resolutions, found {}, {} and {}".format(*counts)
             )
-        require(
-            self.deformation_convolutions > 0,
-            f"network.deformation_convolutions must be positive: {self.deformation_convolutions}",
+        if self.levels == 0:
+            yield "network.deformation_features: all are null, one is needed"
+        yield from not_positive(
+            self,
+            "network",
+            "features",
+            "feature_convolutions",
+            "deformation_features",
+            "deformation_convolutions",
+            "voxel_size",
         )
+        yield from self._numbering_problems()
         heads = self.deformation_features if self.normalise_deformations else ()
-        require(
-            self.groups > 0 and all((c or 0) % self.groups == 0 for c in (*self.features, *heads)),
-            f"network.groups ({self.groups}) must divide all channel counts that are normalised: "
-            f"{(*self.features, *heads)}",
-        )
-        require(
-            0 < self.bound_share < 1,
-            f"network.bound_share must lie between 0 and 1, found {self.bound_share}",
-        )
+        channels = (*self.features, *heads)
+        if self.groups <= 0 or any((c or 0) % self.groups for c in channels):
+            yield (
+                f"network.groups ({self.groups}) must divide all channel counts that are "
+                f"normalised: {channels}"
+            )
+        if not 0 < self.bound_share < 1:
+            yield f"network.bound_share must lie between 0 and 1, found {self.bound_share}"
+
+    def _numbering_problems(self) -> Iterator[str]:
+        """As many resolutions as there are heads, from the coarsest on: see `upstream_levels`."""
+        reached = self.deformation_features[-self.levels :] if self.levels else (1,)
+        if self.compatibility == "upstream" and all(channels is None for channels in reached):
+            yield (
+                'network.deformation_features: by the numbering of compatibility "upstream" none '
+                f"of the deformations counts, found {self.deformation_features}"
+            )
 
     @property
     def levels(self) -> int:
@@ -162,11 +165,11 @@ class TransMorphPlan:
         window: Of the attention, tokens along the network's three axes; a token is a cube of
             4 voxels.
         drop_path: Largest rate at which whole branches are dropped in training.
-        time_steps: Of the variant "time_varying".
+        time_steps: Of the variant "time_varying" alone; the others keep the default.
         axes: In which order the grid's axes enter the network: "dhw", or "whd" as in the arrays
             of nibabel, which the published weights are trained on.
         compatibility: "own"; or "upstream": sampling inside the network with the two mixed
-            conventions of the authors' code (variants "half" and "time_varying").
+            conventions of the authors' code (variants "half" and "time_varying" alone).
     """
 
     architecture: Literal["transmorph"] = field(default="transmorph", kw_only=True)
@@ -176,36 +179,44 @@ class TransMorphPlan:
     heads: tuple[int, ...]
     window: Shape
     drop_path: float
-    time_steps: int = 7
+    time_steps: int = TIME_STEPS
     axes: Literal["dhw", "whd"] = "dhw"
     compatibility: Literal["own", "upstream"] = "own"
 
     def __post_init__(self) -> None:
+        refuse(self._problems())
+
+    def _problems(self) -> Iterator[str]:
         stages = 3 if self.variant == "time_varying" else 4
-        require(
-            len(self.depths) == len(self.heads) == stages,
-            f'network: variant "{self.variant}" has {stages} stages, found depths {self.depths} '
-            f"and heads {self.heads}",
-        )
-        for name in ("depths", "heads", "window"):
-            values = getattr(self, name)
-            require(min(values) > 0, f"network.{name} must be positive, found {values}")
-        require(
-            self.embedding > 0 and self.embedding % 2 == 0,
-            f"network.embedding must be even and positive, found {self.embedding}",
-        )
-        require(
-            all(self.embedding * 2**i % heads == 0 for i, heads in enumerate(self.heads)),
-            f"network.heads {self.heads} must divide the channels of their stages, "
-            f"{[self.embedding * 2**i for i in range(stages)]}",
-        )
-        require(
-            0 <= self.drop_path < 1,
-            f"network.drop_path must lie between 0 and 1, found {self.drop_path}",
-        )
-        require(
-            self.time_steps > 0, f"network.time_steps must be positive, found {self.time_steps}"
-        )
+        if not len(self.depths) == len(self.heads) == stages:
+            yield (
+                f'network: variant "{self.variant}" has {stages} stages, found depths '
+                f"{self.depths} and heads {self.heads}"
+            )
+        yield from not_positive(self, "network", "depths", "heads", "window", "time_steps")
+        if self.embedding <= 0 or self.embedding % 2:
+            yield f"network.embedding must be even and positive, found {self.embedding}"
+        channels = [self.embedding * 2**i for i in range(len(self.heads))]
+        if any(heads > 0 and c % heads for c, heads in zip(channels, self.heads, strict=True)):
+            yield (
+                f"network.heads {self.heads} must divide the channels of their stages, {channels}"
+            )
+        if not 0 <= self.drop_path < 1:
+            yield f"network.drop_path must lie between 0 and 1, found {self.drop_path}"
+        yield from self._idle_values()
+
+    def _idle_values(self) -> Iterator[str]:
+        """What would do nothing in this variant."""
+        if self.variant != "time_varying" and self.time_steps != TIME_STEPS:
+            yield (
+                f'network.time_steps: variant "{self.variant}" has none, found {self.time_steps}; '
+                f'leave it out (or at {TIME_STEPS}), or take variant "time_varying"'
+            )
+        if self.variant == "full" and self.compatibility == "upstream":
+            yield (
+                'network.compatibility "upstream" is of the variants "half" and "time_varying": '
+                'the published "full" samples nothing inside itself; take "own"'
+            )
 
     @property
     def levels(self) -> int:

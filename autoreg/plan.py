@@ -4,14 +4,19 @@ It is written as JSON, meant to be edited by people, and read strictly (`io.reco
 Grid axes (d, h, w), spacings in millimetres, world points xyz in LPS millimetres.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from autoreg.network_plan import NetworkPlan, Shape, Triple, require
+from autoreg.network_plan import NetworkPlan, Shape, SITRegPlan, Triple
+from autoreg.plan_checks import negative, not_positive, refuse
 
 PLAN_FORMAT = 1
 
 BUDGETS = ("cpu", "8gb", "24gb", "80gb")
+
+# Relative difference of numbers that were rounded before they were written.
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,7 @@ class GridPlan:
     antialias: bool
 
     def __post_init__(self) -> None:
-        require(min(self.shape) >= 1, f"grid.shape must be positive, found {self.shape}")
-        require(min(self.spacing_mm) > 0, f"grid.spacing_mm must be positive: {self.spacing_mm}")
+        refuse(not_positive(self, "grid", "shape", "spacing_mm"))
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,8 @@ class AlignmentPlan:
     centre_mm: Triple | None = None
 
     def __post_init__(self) -> None:
-        require(
-            (self.centre_mm is not None) == (self.kind == "world"),
-            'alignment.centre_mm goes with kind "world" and only with it',
-        )
+        if (self.centre_mm is not None) != (self.kind == "world"):
+            refuse(['alignment.centre_mm goes with kind "world" and only with it'])
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,13 @@ class IntensityPlan:
     upper: float
 
     def __post_init__(self) -> None:
-        require(self.lower < self.upper, f"intensity: lower {self.lower} >= upper {self.upper}")
-        if self.kind == "quantiles":
-            require(
-                0 <= self.lower and self.upper <= 1,
-                f"intensity quantiles lie in [0, 1], found {self.lower} to {self.upper}",
-            )
+        refuse(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        if not self.lower < self.upper:
+            yield f"intensity: lower {self.lower} >= upper {self.upper}"
+        if self.kind == "quantiles" and not (0 <= self.lower and self.upper <= 1):
+            yield f"intensity quantiles lie in [0, 1], found {self.lower} to {self.upper}"
 
 
 @dataclass(frozen=True)
@@ -101,14 +104,7 @@ class LossPlan:
     folding_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        require(
-            self.regularity_weight >= 0,
-            f"loss.regularity_weight must not be negative, found {self.regularity_weight}",
-        )
-        require(
-            self.folding_weight >= 0,
-            f"loss.folding_weight must not be negative, found {self.folding_weight}",
-        )
+        refuse(negative(self, "loss", "regularity_weight", "folding_weight"))
 
 
 @dataclass(frozen=True)
@@ -138,13 +134,17 @@ class AugmentationPlan:
     gamma: float
 
     def __post_init__(self) -> None:
+        refuse(self._problems())
+
+    def _problems(self) -> Iterator[str]:
         for name in ("affine_probability", "flip_probability", "gamma_probability"):
             value = getattr(self, name)
-            require(0 <= value <= 1, f"augmentation.{name} must lie in [0, 1], found {value}")
-        require(
-            0 <= self.scaling < 1, f"augmentation.scaling must lie in [0, 1), found {self.scaling}"
-        )
-        require(0 <= self.gamma < 1, f"augmentation.gamma must lie in [0, 1), found {self.gamma}")
+            if not 0 <= value <= 1:
+                yield f"augmentation.{name} must lie in [0, 1], found {value}"
+        for name in ("scaling", "gamma"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                yield f"augmentation.{name} must lie in [0, 1), found {value}"
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,8 @@ class GroupConsistencyPlan:
     ramp_epochs: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("weight", "from_epoch", "ramp_epochs"):
-            value = getattr(self, name)
-            require(value >= 0, f"training.group_consistency.{name} must not be negative: {value}")
+        place = "training.group_consistency"
+        refuse(negative(self, place, "weight", "from_epoch", "ramp_epochs"))
 
 
 @dataclass(frozen=True)
@@ -202,17 +201,15 @@ class TrainingPlan:
     group_consistency: GroupConsistencyPlan = GroupConsistencyPlan()
 
     def __post_init__(self) -> None:
+        refuse(self._problems())
+
+    def _problems(self) -> Iterator[str]:
         for name in ("epochs", "pairs_per_epoch", "batch_size", "validation_every"):
             value = getattr(self, name)
-            require(value >= 1, f"training.{name} must be at least 1, found {value}")
-        require(
-            self.shallow_epochs >= 0,
-            f"training.shallow_epochs must not be negative, found {self.shallow_epochs}",
-        )
-        require(
-            self.learning_rate > 0,
-            f"training.learning_rate must be positive, found {self.learning_rate}",
-        )
+            if value < 1:
+                yield f"training.{name} must be at least 1, found {value}"
+        yield from negative(self, "training", "shallow_epochs")
+        yield from not_positive(self, "training", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -244,21 +241,12 @@ class InstanceOptimisationPlan:
     seed: int
 
     def __post_init__(self) -> None:
-        require(
-            self.steps >= 0, f"instance_optimisation.steps must not be negative, found {self.steps}"
-        )
-        require(
-            self.learning_rate > 0,
-            f"instance_optimisation.learning_rate must be positive, found {self.learning_rate}",
-        )
-        require(
-            self.weight_decay >= 0,
-            f"instance_optimisation.weight_decay must not be negative, found {self.weight_decay}",
-        )
-        require(
-            self.flat_window >= 0,
-            f"instance_optimisation.flat_window must not be negative, found {self.flat_window}",
-        )
+        refuse(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        place = "instance_optimisation"
+        yield from negative(self, place, "steps", "weight_decay", "flat_window")
+        yield from not_positive(self, place, "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -319,20 +307,44 @@ class Plan:
     reasons: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(
-            self.format == PLAN_FORMAT,
-            f"plan format {self.format} is not {PLAN_FORMAT}, the one this version reads; "
-            "plan again with autoreg_plan",
-        )
-        require(
-            len(self.fixed_modalities) == len(self.moving_modalities) > 0,
-            "fixed_modalities and moving_modalities need the same positive number of channels, "
-            f"found {self.fixed_modalities} and {self.moving_modalities}",
-        )
-        require(
-            not (self.network.architecture == "sitreg" and self.loss.regularity == "gradicon"),
-            'loss.regularity "gradicon" punishes inconsistent inverses, and those of "sitreg" are '
-            'consistent by construction, so that nothing would be regularised; use "diffusion"',
-        )
-        for modality in (*self.fixed_modalities, *self.moving_modalities):
-            require(modality in self.intensity, f'intensity: no scheme for modality "{modality}"')
+        refuse(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        if self.format != PLAN_FORMAT:
+            yield (
+                f"plan format {self.format} is not {PLAN_FORMAT}, the one this version reads; "
+                "plan again with autoreg_plan"
+            )
+        fixed, moving = self.fixed_modalities, self.moving_modalities
+        if not len(fixed) == len(moving) > 0:
+            yield (
+                "fixed_modalities and moving_modalities need the same positive number of "
+                f"channels, found {fixed} and {moving}"
+            )
+        for modality in dict.fromkeys((*fixed, *moving)):
+            if modality not in self.intensity:
+                yield f'intensity: no scheme for modality "{modality}"'
+        if isinstance(self.network, SITRegPlan):
+            yield from self._sitreg_problems(self.network)
+
+    def _sitreg_problems(self, network: SITRegPlan) -> Iterator[str]:
+        if self.loss.regularity == "gradicon":
+            yield (
+                'loss.regularity "gradicon" punishes inconsistent inverses, and those of "sitreg" '
+                "are consistent by construction, so that nothing would be regularised; use "
+                '"diffusion"'
+            )
+        if not network.affine:
+            return
+        sizes, spacing = network.voxel_size, self.grid.spacing_mm
+        ratios = [size / mm for size, mm in zip(sizes, spacing, strict=True)]
+        if max(ratios) > min(ratios) * (1 + _ROUNDING):
+            yield (
+                f"network.affine measures by network.voxel_size, {list(sizes)}, which is not in "
+                f"proportion to grid.spacing_mm, {list(spacing)}; set it to the same values"
+            )
+        if min(self.grid.shape) == 1:
+            yield (
+                "network.affine needs two voxels along each axis, or its inverse is not exact; "
+                f"found grid.shape {list(self.grid.shape)}; set it to false"
+            )

@@ -56,13 +56,14 @@ def main() -> int:
     args = parser.parse_args()
     if not (args.output / "pairs.csv").exists():
         make_data(args.images, args.output)
+    trained = {a: train(args.output, a, 60 * args.minutes) for a in args.architectures}
     results = {}
-    for architecture in args.architectures:
-        pairs, seconds = train(args.output, architecture, 60 * args.minutes)
+    for architecture, (pairs, seconds) in trained.items():
         for mode in MODES:
             folder = predict(args.output, architecture, mode, args.io_steps)
             name = f"{architecture}, {mode} ({pairs} pairs in {seconds:.0f} s)"
             results[name] = scores(folder)
+            show({name: results[name]})
     show(results)
     return 0
 
@@ -158,6 +159,7 @@ def train(output: Path, architecture: str, budget_seconds: float) -> tuple[int, 
     per_epoch = max(1, round((budget_seconds - start) / (EPOCHS * pair_seconds)))
     seconds = run("train", *common, "--epochs", str(EPOCHS), "--pairs-per-epoch", str(per_epoch),
                   "--results", output / "results", "--overwrite")  # fmt: skip
+    print(f"{architecture}: {EPOCHS * per_epoch} pairs in {seconds:.0f} s", flush=True)
     return EPOCHS * per_epoch, seconds
 
 

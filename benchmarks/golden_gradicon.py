@@ -14,13 +14,14 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from golden_table import Table
 from torch import Tensor
 
 from autoreg.losses.regularity import gradicon, gradicon_points
@@ -41,24 +42,6 @@ TOLERANCE = {"map": 1e-5, "loss": 1e-5, "gradient": 1e-3, "io": 2e-4, "statistic
 PUBLISHED_ADAM = InstanceOptimisationPlan(
     "vanilla", "both", 3, "adam", 2e-5, 0.0, 0, 0.0, 0
 )  # fmt: skip
-
-
-@dataclass
-class Table:
-    """Deviations so far."""
-
-    rows: list[tuple[str, str, float, float]] = field(default_factory=list)
-
-    def add(self, case: str, name: str, kind: str, deviation: float) -> None:
-        """Add and print one line."""
-        self.rows.append((case, name, deviation, TOLERANCE[kind]))
-        verdict = "ok" if deviation <= TOLERANCE[kind] else "FAILS"
-        print(f"{case:18} {name:44} {deviation:10.2e} {TOLERANCE[kind]:8.0e}  {verdict}")
-
-    @property
-    def failures(self) -> int:
-        """Number of quantities beyond their tolerance."""
-        return sum(not deviation <= tolerance for _, _, deviation, tolerance in self.rows)
 
 
 @dataclass(frozen=True)
@@ -90,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.backends.cudnn.allow_tf32 = False
     inputs = load_inputs()
     golden = json.loads((arguments.folder / "golden.json").read_text("utf-8"))
-    table = Table()
+    table = Table(TOLERANCE)
     for name in arguments.cases or [n for n in golden if n.startswith(("zero_", "keyed_"))]:
         case = make_case(name, golden[name], arguments.folder, inputs, arguments.device)
         compare_maps(case, table)
@@ -103,8 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         for mode in ("plain", "pcgrad"):
             if f"io3_{mode}" in golden[name]:
                 compare_instance_optimisation(case, mode, table)
-    print(f"{table.failures} of {len(table.rows)} quantities beyond their tolerance")
-    return 1 if table.failures else 0
+    return table.close()
 
 
 def load_inputs() -> ModuleType:

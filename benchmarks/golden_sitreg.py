@@ -11,12 +11,12 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from golden_table import Table
 from torch import Tensor
 
 from autoreg.network_plan import SITRegPlan
@@ -37,24 +37,6 @@ TOLERANCE = {
 }
 
 
-@dataclass
-class Table:
-    """Deviations so far."""
-
-    rows: list[tuple[float, float]] = field(default_factory=list)
-
-    def add(self, case: str, name: str, kind: str, deviation: float) -> None:
-        """Add and print one line."""
-        self.rows.append((deviation, TOLERANCE[kind]))
-        verdict = "ok" if deviation <= TOLERANCE[kind] else "FAILS"
-        print(f"{case:18} {name:40} {deviation:10.2e} {TOLERANCE[kind]:8.0e}  {verdict}")
-
-    @property
-    def failures(self) -> int:
-        """Number of quantities beyond their tolerance."""
-        return sum(not deviation <= tolerance for deviation, tolerance in self.rows)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -62,13 +44,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cases", nargs="*", help="default: all that have a state dict")
     arguments = parser.parse_args(argv)
     found = sorted(p.name.removesuffix("_state_dict.pt") for p in arguments.folder.glob("*.pt"))
-    table = Table()
+    table = Table(TOLERANCE, width=40)
     with torch.no_grad():
         for name in arguments.cases or found:
             compare_case(name, arguments.folder, table)
         compare_formulas(arguments.folder, table)
-    print(f"{table.failures} of {len(table.rows)} quantities beyond their tolerance")
-    return 1 if table.failures else 0
+    return table.close()
 
 
 def plan_of(settings: Mapping[str, Any]) -> SITRegPlan:

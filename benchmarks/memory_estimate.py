@@ -163,9 +163,16 @@ def run_job(job: str, device_name: str) -> None:
 
 
 def train(plan, network, objective, moving, fixed) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
-    """Three steps as the trainer takes them."""
-    import torch
+    """Three steps as the trainer takes them, after the figure of a first validation."""
+    import io
 
+    import torch
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 12))
+    figure.subplots(3)[0].plot([0, 1])
+    FigureCanvasAgg(figure).print_png(io.BytesIO())
     optimiser = torch.optim.Adam(
         network.parameters(),
         lr=plan.training.learning_rate,

@@ -150,7 +150,7 @@ class _Import:
         )
 
     def notes(self) -> tuple[str, ...]:
-        notes = [ARRAYS_NOTE, *self.settings.loss_notes]
+        notes = [ARRAYS_NOTE, *self.settings.loss_notes, *self.settings.left_out]
         if self.options.window is None:
             notes += self.settings.intensity_notes
             if self.settings.modality == "CT":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoreg.errors import UsageError, did_you_mean
-from autoreg.io.names import matching_names
+from autoreg.io.names import closest_name, matching_names
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ def _of_dataset(models: Sequence[Path], dataset: str) -> tuple[Path, ...]:
     meant = matching_names(names, dataset)
     found = tuple(model for model in models if model.parent.name in meant)
     if not found:
-        raise UsageError(f"-d {dataset}: no trained model; {did_you_mean(dataset, names)}")
+        meant_name = closest_name(names, dataset) or dataset
+        raise UsageError(f"-d {dataset}: no trained model; {did_you_mean(meant_name, names)}")
     return found
 
 

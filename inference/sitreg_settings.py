@@ -17,6 +17,7 @@ _LUNGS = ("lung250m_4b", "nlst")  # their reader adds 1024 to Hounsfield units
 _NCC = "LocalNormalizedCrossCorrelationLoss"
 _DIFFUSION = "GradientDeformationLoss"
 _NDV = "NDVLoss"
+_CONSISTENCY = "consistency_loss_weight_per_epoch"  # its last entry holds from there on
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class SITRegSettings:
         ndv_weight: Of the non-diffeomorphic volume.
         intensity_notes: What a plan does otherwise with the intensities, for people.
         loss_notes: The same of the losses.
+        left_out: What of the configuration no plan takes over, for people.
     """
 
     model: ModelSettings
@@ -101,6 +103,7 @@ class SITRegSettings:
     ndv_weight: float
     intensity_notes: tuple[str, ...]
     loss_notes: tuple[str, ...]
+    left_out: tuple[str, ...]
 
 
 def read_sitreg_settings(file: Path) -> SITRegSettings:
@@ -124,7 +127,8 @@ def read_sitreg_settings(file: Path) -> SITRegSettings:
         _Data, {k: v for k, v in raw_data.items() if k in known}, f"{file}: data: config"
     )
     lungs = _inner(content, "data").get("module") in _LUNGS
-    loss = _inner(application, "training", "loss")
+    training = _inner(application, "training")
+    loss = _inner(training, "loss")
     similarities, regularities = _terms(loss, "similarity"), _terms(loss, "regularity")
     ncc_window = _number(similarities, _NCC, "window_size", 7.0)
     gradient_weight = _number(regularities, _DIFFUSION, "weight", 1.0)
@@ -141,6 +145,7 @@ def read_sitreg_settings(file: Path) -> SITRegSettings:
             *_loss_notes(similarities, _NCC, f"a windowed NCC of {ncc_window:g} voxels"),
             *_loss_notes(regularities, _DIFFUSION, f"diffusion with weight {gradient_weight:g}"),
         ),
+        left_out=tuple(_left_out(training, loss, model)),
     )
 
 
@@ -196,6 +201,28 @@ def _loss_notes(terms: Mapping[str, Any], followed: str, taken: str) -> list[str
         found = ", ".join(others) or "nothing"
         return [f"of losses, {found} is configured and {followed} expected: {taken} is taken"]
     return [f"the loss {name} of the configuration is left out" for name in others]
+
+
+def _left_out(
+    training: Mapping[str, Any], loss: Mapping[str, Any], model: ModelSettings
+) -> Iterator[str]:
+    names = [name for name in training if name != "loss"]
+    names += [f"loss.{name}" for name in loss if name not in ("similarity", "regularity")]
+    if model.displacement_field_inversion is not None:
+        names.append("displacement_field_inversion")
+    if names:
+        yield (
+            f"of the configuration, {', '.join(names)} are not taken over: the plan's training "
+            "values are its own, for fine-tuning"
+        )
+    weights = loss.get(_CONSISTENCY)
+    found = weights if isinstance(weights, list) else []
+    weight = max((w for w in found if isinstance(w, int | float)), default=0.0)
+    if weight > 0:
+        yield (
+            f"the weights were trained with group consistency (weight up to {weight:g}), the plan "
+            "has none; to fine-tune with it, set training.group_consistency"
+        )
 
 
 def _terms(loss: Mapping[str, Any], kind: str) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,9 @@ def read_state_dict(file: Path, entry: str | None = None) -> dict[str, Tensor]:
     Raises:
         CheckpointError: if it is neither.
     """
-    content = read_torch_file(file, "download it again")
+    content = read_torch_file(
+        file, "if the file was copied or downloaded, fetch it again; else give the weights as saved"
+    )
     if isinstance(content, dict) and {"format", "plan", "network"} <= set(content):
         raise CheckpointError(
             f"{file}: this is a checkpoint of autoreg already; use its model folder with "

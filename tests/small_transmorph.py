@@ -21,7 +21,8 @@ STAGES = {
 
 def transmorph_plan(variant="full", window=(3, 4, 5), embedding=24, **changes):
     depths, heads = STAGES[variant]
-    values = {"depths": depths, "heads": heads, "drop_path": 0.3, "time_steps": 3, **changes}
+    steps = {"time_steps": 3} if variant == "time_varying" else {}
+    values = {"depths": depths, "heads": heads, "drop_path": 0.3, **steps, **changes}
     return TransMorphPlan(variant=variant, embedding=embedding, window=window, **values)
 
 
@@ -29,7 +30,8 @@ def tiny_plan(variant="full", **changes):
     """Two blocks per stage (one is shifted), few channels."""
     stages = 3 if variant == "time_varying" else 4
     values = {"depths": (2,) * stages, "heads": (2,) * stages, "window": (2, 2, 3), **changes}
-    return transmorph_plan(variant, embedding=8, **{"time_steps": 2, **values})
+    steps = {"time_steps": 2} if variant == "time_varying" else {}
+    return transmorph_plan(variant, embedding=8, **{**steps, **values})
 
 
 def displacing_network(plan, channels=1):

@@ -14,7 +14,7 @@ from autoreg.io.dataset_learn2reg import scan_learn2reg
 from autoreg.io.dataset_native import scan_native
 from autoreg.io.images import read_geometry
 from autoreg.io.landmarks import read_landmarks, read_voxel_landmarks
-from autoreg.io.names import matching_names
+from autoreg.io.names import closest_name, matching_names
 from autoreg.io.problems import Problem, report
 
 __all__ = [
@@ -118,13 +118,16 @@ def resolve_dataset(raw_root: Path, id_or_name: str | None = None) -> Path:
         if len(found) == 1:
             return found[0]
         raise UsageError(f"{where}; name one with -d, or the folder of raw data with --raw")
-    matching = matching_names([folder.name for folder in found], id_or_name)
+    names = [folder.name for folder in found]
+    matching = matching_names(names, id_or_name)
     if len(matching) == 1:
         return raw_root / matching[0]
     if matching:
-        names = ", ".join(matching)
-        raise UsageError(f'{where}; "{id_or_name}" means {names}: give the whole name')
-    raise UsageError(f'{where}; none of them is "{id_or_name}"; give an id or name from the list')
+        several = ", ".join(matching)
+        raise UsageError(f'{where}; "{id_or_name}" means {several}: give the whole name')
+    close = closest_name(names, id_or_name)
+    remedy = f'did you mean "{close}"?' if close else "give an id or name from the list"
+    raise UsageError(f'{where}; none of them is "{id_or_name}"; {remedy}')
 
 
 def landmarks_mm(case: Case, file: Path) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """Names that users give: of folders to be made, and of data sets that they mean."""
 
+import difflib
 import re
 from collections.abc import Iterable
 
@@ -34,3 +35,23 @@ def matching_names(names: Iterable[str], id_or_name: str) -> tuple[str, ...]:
     number = int(id_or_name) if id_or_name.isdecimal() else None
     numbered = ((name, _NUMBERED.fullmatch(name)) for name in names)
     return tuple(n for n, m in numbered if m and (int(m[1]) == number or m[2] == id_or_name))
+
+
+def closest_name(names: Iterable[str], id_or_name: str) -> str | None:
+    """The data set that a user may have meant with a name that none has; None if none is close.
+
+    Args:
+        names: Of folders, as Dataset001_Brains.
+        id_or_name: As for `matching_names`.
+
+    Example:
+        >>> closest_name(["Dataset001_Brains"], "brians")
+        'Dataset001_Brains'
+    """
+    known: dict[str, str] = {}
+    for name in names:
+        numbered = _NUMBERED.fullmatch(name)
+        for form in (name, numbered[2] if numbered else name):
+            known.setdefault(form.lower(), name)
+    close = difflib.get_close_matches(id_or_name.lower(), known, n=1)
+    return known[close[0]] if close else None

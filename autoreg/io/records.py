@@ -1,7 +1,8 @@
 """Frozen dataclasses to JSON and back, strictly.
 
 Unknown keys are refused with a did-you-mean, missing keys and wrong types are named with their
-place in the file, and syntax errors carry file, line and column.
+place in the file, all wrong values of a file at once, and syntax errors carry file, line and
+column.
 """
 
 import dataclasses
@@ -193,6 +194,25 @@ def _build_primitive(kind: Any, data: Any, where: str, error: type[AutoregError]
     _fail(where, names.get(kind, str(kind)), data, error)
 
 
+def _build_values(
+    cls: type, data: dict[str, Any], where: str, error: type[AutoregError]
+) -> dict[str, Any]:
+    """The values of all fields; what is wrong with several of them is said at once."""
+    kinds = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    problems: list[AutoregError] = []
+    for name, value in data.items():
+        try:
+            values[name] = _build(kinds[name], value, f"{where}: {name}", error)
+        except AutoregError as problem:
+            problems.append(problem)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise error("\n  ".join(map(str, problems)))
+    return values
+
+
 def _build_dataclass(cls: type, data: Any, where: str, error: type[AutoregError]) -> Any:  # noqa: ANN401
     if not isinstance(data, dict):
         _fail(where, "an object", data, error)
@@ -210,12 +230,7 @@ def _build_dataclass(cls: type, data: Any, where: str, error: type[AutoregError]
     if missing:
         keys = f"key {missing[0]} is" if len(missing) == 1 else f"keys {', '.join(missing)} are"
         raise error(f"{where}: the {keys} missing; found: {', '.join(data) or 'none'}")
-    kinds = typing.get_type_hints(cls)
-    values = {
-        name: _build(kinds[name], data[name], f"{where}: {name}", error)
-        for name in fields
-        if name in data
-    }
+    values = _build_values(cls, {n: data[n] for n in fields if n in data}, where, error)
     try:
         return cls(**values)
     except AutoregError as cause:

@@ -57,7 +57,7 @@ class TransMorph(RegistrationNetwork):
     def __init__(self, plan: TransMorphPlan, channels: int) -> None:
         super().__init__()
         self._reversed = plan.axes == "whd"
-        self._mixed = plan.compatibility == "upstream" and plan.variant != "full"
+        self._mixed = plan.compatibility == "upstream"
         self.transformer = SwinTransformer(
             2 * channels, plan.embedding, plan.depths, plan.heads, plan.window, plan.drop_path
         )

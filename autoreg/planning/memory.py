@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from autoreg.networks.base import RegistrationNetwork
 from autoreg.networks.factory import build_network
 from autoreg.plan import MemoryPlan, Plan
-from autoreg.registration.objective import Objective, PairObjective
+from autoreg.registration.objective import Objective
 
 MIB = 2**20
 
@@ -29,6 +29,8 @@ MIB = 2**20
 CPU_PROCESS_BYTES = 330 * MIB
 # torch.optim imports torch's compiler when the first optimiser is made.
 CPU_OPTIMISER_BYTES = 90 * MIB
+# matplotlib, which draws the progress after each validation, and the figure.
+CPU_FIGURE_BYTES = 40 * MIB
 # oneDNN's generated code, autograd's buffers and the allocator's rounding, measured at 16^3.
 CPU_RUNTIME_BYTES = 40 * MIB
 # cuDNN and cuBLAS workspaces; the budget's limit has left out CUDA's own context already.
@@ -44,6 +46,10 @@ _FLOAT_BYTES = 4
 
 _CONVOLUTION = torch.ops.aten.convolution.default
 _CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward.default
+_NUMBER = torch.ops.aten._local_scalar_dense.default
+
+# Adds to a network's gradients: network, objective, moving and fixed images.
+TrainingStep = Callable[[RegistrationNetwork, Objective, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -79,26 +85,37 @@ def estimate_memory(plan: Plan, *, limit: int, cuda: bool, native_voxels: int = 
 
 def training_bytes(plan: Plan, *, cuda: bool) -> int:
     """Peak of one training step on pairs at the planned batch size, both directions in turn."""
+    return step_bytes(plan, _pair_step, plan.training.batch_size, cuda=cuda)
+
+
+def step_bytes(plan: Plan, step: TrainingStep, pairs: int, *, cuda: bool) -> int:
+    """Peak of a training step.
+
+    Args:
+        plan: See `estimate_memory`.
+        step: Adds to the gradients of a network in training mode; numbers that it takes from
+            tensors are 0.
+        pairs: Of images that it is given.
+        cuda: See `estimate_memory`.
+    """
     with _fake_run() as counter:
-        network, bound = _network_and_objective(plan, plan.training.batch_size)
+        network, (moving, fixed) = _network(plan), _images(plan, pairs)
         network.train()
         weights = _parameters(network)
-        parameters = list(network.parameters())
         counter.restart_peak()
-        loss = bound(network(bound.moving, bound.fixed), torch.Generator())
-        gradients = torch.autograd.grad(loss.total, parameters, allow_unused=True)
-        del loss, gradients
+        step(network, Objective.from_plan(plan), moving, fixed)
     # The last step's gradients are gone by then, the optimiser's moments are not.
     moments = _moments(plan.training.optimiser)
     running = counter.peak + moments * weights.total
     updating = _update_peak(weights, moments + 1, cuda=cuda)
-    return max(running, updating) + _runtime_bytes(cuda) + _optimiser_bytes(cuda)
+    figure = 0 if cuda else CPU_FIGURE_BYTES
+    return max(running, updating) + _runtime_bytes(cuda) + _optimiser_bytes(cuda) + figure
 
 
 def instance_optimisation_bytes(plan: Plan, *, cuda: bool, native_voxels: int = 0) -> int:
     """Peak of a pair with IO, whatever the mode: two backward passes through one graph."""
     with _fake_run() as counter:
-        network, bound = _network_and_objective(plan, 1)
+        network, bound = _network(plan), Objective.from_plan(plan).bind(*_images(plan, 1))
         network.eval()
         weights = _parameters(network)
         parameters = list(network.parameters())
@@ -121,7 +138,7 @@ def instance_optimisation_bytes(plan: Plan, *, cuda: bool, native_voxels: int = 
 def prediction_bytes(plan: Plan, *, cuda: bool, native_voxels: int = 0) -> int:
     """Peak of a pair without IO."""
     with _fake_run() as counter, torch.no_grad():
-        network, bound = _network_and_objective(plan, 1)
+        network, bound = _network(plan), Objective.from_plan(plan).bind(*_images(plan, 1))
         network.eval()
         weights = _parameters(network)
         counter.restart_peak()
@@ -191,11 +208,20 @@ def _parameters(network: RegistrationNetwork) -> _Parameters:
     return _Parameters(_FLOAT_BYTES * sum(sizes), max(sizes))
 
 
-def _network_and_objective(plan: Plan, batch: int) -> tuple[RegistrationNetwork, PairObjective]:
-    channels = len(plan.fixed_modalities)
-    network = build_network(plan.network, channels)
-    moving, fixed = (torch.zeros(batch, channels, *plan.grid.shape) for _ in range(2))
-    return network, Objective.from_plan(plan).bind(moving, fixed)
+def _pair_step(
+    network: RegistrationNetwork, objective: Objective, moving: Tensor, fixed: Tensor
+) -> None:
+    bound = objective.bind(moving, fixed)
+    torch.autograd.backward(bound(network(moving, fixed), torch.Generator()).total)
+
+
+def _network(plan: Plan) -> RegistrationNetwork:
+    return build_network(plan.network, len(plan.fixed_modalities))
+
+
+def _images(plan: Plan, pairs: int) -> tuple[Tensor, Tensor]:
+    shape = (pairs, len(plan.fixed_modalities), *plan.grid.shape)
+    return torch.zeros(shape), torch.zeros(shape)
 
 
 @contextmanager
@@ -226,6 +252,8 @@ class _StorageCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
+        if func is _NUMBER:
+            return 0.0
         result = func(*args, **(kwargs or {}))
         for item in result if isinstance(result, tuple | list) else (result,):
             if isinstance(item, Tensor):

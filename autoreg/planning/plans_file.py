@@ -9,7 +9,6 @@ Re-planning replaces the configuration that the planner wrote, and no other. Whe
 that one by hand, the edited version is kept as `<name>_edited_1` (and so on).
 """
 
-import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -17,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from autoreg import __version__
-from autoreg.errors import PlanError, did_you_mean
+from autoreg.errors import PlanError
 from autoreg.io.atomic import locked_folder
 from autoreg.io.names import folder_name_problem
 from autoreg.io.records import from_plain, load_json, save_record, to_plain
 from autoreg.plan import PLAN_FORMAT, Plan
+from autoreg.planning.inheritance import resolve
 
 PLANS_NAME = "plans.json"
-INHERITS = "inherits_from"
 DEFAULT_CONFIGURATION = "default"
 
 # Facts of the data set stand once at the top of the file and are shared by all configurations.
@@ -98,11 +97,12 @@ def load_plan(path: Path, configuration: str = DEFAULT_CONFIGURATION) -> Plan:
 
     Raises:
         PlanError: if the file is missing or malformed, or the configuration is unknown, cannot
-            name a folder, inherits in a circle, or has an unknown key or an impossible value.
+            name a folder, inherits in a circle, names another architecture without the values
+            that go with it, or has an unknown key or an impossible value.
     """
     require_configuration_name(configuration)
     file = _read(path)
-    content = _resolve(file, path, configuration, ())
+    content = resolve(file.configurations, path, configuration)
     for key in _IMPLIED_KEYS:
         if key in content:
             raise PlanError(
@@ -213,87 +213,6 @@ def _read(path: Path) -> PlansFile:
                 f"{path}: configurations: {name}: expected an object, found {json.dumps(content)}"
             )
     return file
-
-
-def _resolve(file: PlansFile, path: Path, name: str, children: tuple[str, ...]) -> dict[str, Any]:
-    """The content of a configuration with everything that it inherits."""
-    if name not in file.configurations:
-        by = f' (inherited by "{children[-1]}")' if children else ""
-        hint = did_you_mean(name, file.configurations)
-        known = "" if hint.startswith("known") else f" Known: {', '.join(file.configurations)}"
-        remedy = "" if children else "; name one with --config"
-        raise PlanError(f'{path}: no configuration "{name}"{by}; {hint}{known}{remedy}')
-    if name in children:
-        circle = " -> ".join((*children, name))
-        raise PlanError(f"{path}: configurations inherit in a circle: {circle}")
-    content: dict[str, Any] = copy.deepcopy(file.configurations[name])
-    if INHERITS not in content:
-        return content
-    parent = content.pop(INHERITS)
-    if not isinstance(parent, str):
-        raise PlanError(
-            f"{path}: configurations: {name}: {INHERITS}: expected the name of a configuration, "
-            f"found {json.dumps(parent)}"
-        )
-    inherited = _resolve(file, path, parent, (*children, name))
-    return _override(inherited, content, name)
-
-
-def _override(parent: dict[str, Any], child: dict[str, Any], name: str) -> dict[str, Any]:
-    """Nested overrides; values that go together are replaced together.
-
-    Another similarity has other parameters, another alignment another centre, another architecture
-    other keys: what the parent said about them must not leak into the child.
-    """
-    parent = copy.deepcopy(parent)
-    loss, alignment = child.get("loss"), child.get("alignment")
-    inherited = parent.get("loss")
-    if isinstance(loss, dict) and isinstance(inherited, dict):
-        similarity = inherited.get("similarity")
-        if "similarity_parameters" in loss or loss.get("similarity", similarity) != similarity:
-            inherited["similarity_parameters"] = {}
-    if isinstance(alignment, dict) and "kind" in alignment:
-        parent["alignment"] = {}
-    network = child.get("network")
-    if isinstance(network, dict) and "architecture" in network:
-        _replace_network(parent, network["architecture"])
-    reasons = {
-        key: f'overridden in configuration "{name}"'
-        for key in _leaves(child)
-        if not key.startswith("reasons.")
-    }
-    merged = _merge(parent, child)
-    merged["reasons"] = {**parent.get("reasons", {}), **reasons, **child.get("reasons", {})}
-    return merged
-
-
-def _replace_network(parent: dict[str, Any], architecture: object) -> None:
-    """Empty the network of a copied parent, if it is another one; its reasons go with it."""
-    network = parent.get("network")
-    if not isinstance(network, dict) or network.get("architecture") == architecture:
-        return
-    parent["network"] = {}
-    reasons = parent.get("reasons", {})
-    parent["reasons"] = {k: v for k, v in reasons.items() if not k.startswith("network.")}
-
-
-def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(parent)
-    for key, value in child.items():
-        present = merged.get(key)
-        if isinstance(value, dict) and isinstance(present, dict):
-            merged[key] = _merge(present, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _leaves(value: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key, item in value.items():
-        place = f"{prefix}{key}"
-        found += _leaves(item, place + ".") if isinstance(item, dict) else [place]
-    return found
 
 
 def _digest(content: dict[str, Any]) -> str:

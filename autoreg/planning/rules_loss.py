@@ -71,14 +71,18 @@ def _intensity(modality: str, statistics: Sequence[IntensityStatistics]) -> Choi
     )
 
 
-def choose_similarity(fingerprint: Fingerprint) -> Choice[str]:
+def choose_similarity(fingerprint: Fingerprint, *, windowed: bool = False) -> Choice[str]:
     """Rule `similarity`: LNCC within one contrast, otherwise squared LNCC or MIND.
 
     Modality names decide first. CT against anything else shares edges but no local linear
     relation: MIND-SSC. Two other modalities, mostly contrasts of MR: squared LNCC, which doesn't
     ask for the sign of the relation. Where the names are equal, the sampled pairs' median
     correlation (after the alignment that correlates better) must not be negative; if it is, the
-    name hides two contrasts.
+    name hides two contrasts. A windowed NCC takes the place of both LNCCs: it is squared already.
+
+    Args:
+        fingerprint: Modalities and correlations decide.
+        windowed: Whether the network was published with a windowed NCC.
 
     References:
         Tian et al., uniGradICON (LNCC); Demir et al., multiGradICON (squared LNCC); Heinrich et
@@ -92,6 +96,13 @@ def choose_similarity(fingerprint: Fingerprint) -> Choice[str]:
                 "mind",
                 f"rule similarity: {names}: CT against another modality; self-similarity context",
             )
+    if windowed:
+        return Choice(
+            "windowed_ncc",
+            f"rule similarity: {names}: windowed NCC as published with this network; it is "
+            "squared, so that one contrast or two make no difference",
+        )
+    if fixed != moving:
         return Choice(
             "squared_lncc", f"rule similarity: {names}: two contrasts; the sign doesn't count"
         )
@@ -150,17 +161,14 @@ def choose_loss(
 ) -> tuple[LossPlan, dict[str, str]]:
     """The loss and its reasons (rules `similarity`, `sigma`, `window`, `lambda`).
 
-    Where the recipe has a windowed NCC, that takes the place of both LNCCs: it is squared already.
-
     Args:
         fingerprint: Modalities and correlations decide.
         shape: Of the grid.
         recipe: Of the architecture.
     """
-    similarity = choose_similarity(fingerprint)
-    name, reason = similarity.value, similarity.reason
+    similarity = choose_similarity(fingerprint, windowed=recipe.window is not None)
     parameters: dict[str, float]
-    if name == "mind":
+    if similarity.value == "mind":
         parameters = {"radius": 2.0, "dilation": 2.0}
         why = "published: radius 2, dilation 2 (uniGradICON)"
     elif recipe.window is None:
@@ -169,13 +177,12 @@ def choose_loss(
     else:
         window = choose_window(shape, recipe.window)
         parameters, why = {"window": float(window.value)}, window.reason
-        name = "windowed_ncc"
-        reason += "; published with this network: windowed and squared, whatever the sign"
-    loss = LossPlan(name, parameters, recipe.regularity.value, recipe.regularity_weight.value)
+    regularity, weight = recipe.regularity, recipe.regularity_weight
+    loss = LossPlan(similarity.value, parameters, regularity.value, weight.value)
     return loss, {
-        "loss.similarity": reason,
+        "loss.similarity": similarity.reason,
         "loss.similarity_parameters": why,
-        "loss.regularity": recipe.regularity.reason,
-        "loss.regularity_weight": recipe.regularity_weight.reason,
+        "loss.regularity": regularity.reason,
+        "loss.regularity_weight": weight.reason,
         "loss.folding_weight": recipe.folding_reason,
     }

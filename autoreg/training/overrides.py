@@ -6,9 +6,16 @@ from typing import Any
 
 from autoreg.errors import UsageError
 from autoreg.plan import Plan, TrainingPlan
-from autoreg.planning.memory import training_bytes
+from autoreg.training.memory import most_training_bytes
 
 logger = logging.getLogger(__name__)
+
+# Values of the training's inner records.
+_INNER = {
+    "augmentation_from": "augmentation.from_epoch",
+    "group_consistency_from": "group_consistency.from_epoch",
+    "group_consistency_ramp": "group_consistency.ramp_epochs",
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,8 @@ def override(plan: Plan, overrides: Overrides, *, pretrained: bool) -> Plan:
     """The plan with the command line's values.
 
     A new number of epochs moves the beginnings of the second stage, of the augmentation and of
-    group consistency in proportion, unless they are given as well: otherwise a short training would
-    end in its first stage.
+    group consistency in proportion, and stretches the latter's ramp, unless they are given as well:
+    otherwise a short training would end in its first stage.
 
     Args:
         plan: From plans.json.
@@ -52,20 +59,15 @@ def override(plan: Plan, overrides: Overrides, *, pretrained: bool) -> Plan:
         The plan that the training obeys, with reasons that tell what came from where.
 
     Raises:
-        UsageError: if a first stage is asked for that the network does not have, or would last to
-            the end, or group consistency would never begin.
+        UsageError: if a first stage is asked for that the network does not have, that pretrained
+            weights skip or that would last to the end, or group consistency would never begin.
         PlanError: if a value is impossible.
     """
     given = {f.name: getattr(overrides, f.name) for f in fields(overrides)}
     given = {name: value for name, value in given.items() if value is not None}
     reasons = {_key(name): f"set by --{name.replace('_', '-')}" for name in given}
     training = plan.training
-    if given.get("shallow_epochs") and plan.network.without_last_level() is None:
-        raise UsageError(
-            f"--shallow-epochs {given['shallow_epochs']}: the network of configuration "
-            f'"{plan.configuration}" ({plan.network.architecture}) has no last level that could '
-            "join later; drop it"
-        )
+    _require_first_stage(plan, overrides.shallow_epochs or 0, pretrained)
     for name, value in _moved_with_epochs(plan, given).items():
         given[name] = value
         reasons[_key(name)] = f"moved with --epochs {given['epochs']} from {training.epochs}"
@@ -76,16 +78,35 @@ def override(plan: Plan, overrides: Overrides, *, pretrained: bool) -> Plan:
     training = replace(training, **_nested(training, given))
     _require_every_stage(plan, training)
     changed = replace(plan, training=training, reasons={**plan.reasons, **reasons})
-    return changed if "batch_size" not in given else _with_memory(changed)
+    planned = "batch_size" not in given and training.group_consistency.weight == 0
+    return changed if planned else _with_memory(changed)
+
+
+def _require_first_stage(plan: Plan, epochs: int, pretrained: bool) -> None:
+    """What --shallow-epochs asks for must be possible."""
+    if epochs and plan.network.without_last_level() is None:
+        raise UsageError(
+            f"--shallow-epochs {epochs}: the network of configuration "
+            f'"{plan.configuration}" ({plan.network.architecture}) has no last level that could '
+            "join later; drop it"
+        )
+    if epochs and pretrained:
+        raise UsageError(
+            f"--shallow-epochs {epochs}: with --pretrained all levels are trained from the first "
+            "epoch; drop one of the two"
+        )
 
 
 def _nested(training: TrainingPlan, given: dict[str, Any]) -> dict[str, Any]:
     """The values, those of the inner records in new inner records."""
-    nested = dict(given)
-    for name in ("augmentation", "group_consistency"):
-        if f"{name}_from" in given:
-            from_epoch = nested.pop(f"{name}_from")
-            nested[name] = replace(getattr(training, name), from_epoch=from_epoch)
+    nested: dict[str, Any] = {}
+    for name, value in given.items():
+        record, _, key = _INNER.get(name, name).rpartition(".")
+        if record:
+            inner = nested.get(record, getattr(training, record))
+            nested[record] = replace(inner, **{key: value})
+        else:
+            nested[key] = value
     return nested
 
 
@@ -106,7 +127,7 @@ def _require_every_stage(plan: Plan, training: TrainingPlan) -> None:
 
 
 def _moved_with_epochs(plan: Plan, given: dict[str, Any]) -> dict[str, int]:
-    """The epochs at which something begins, in proportion to a given number of epochs."""
+    """When things begin and how long they grow, in proportion to a given number of epochs."""
     training = plan.training
     if "epochs" not in given:
         return {}
@@ -114,6 +135,7 @@ def _moved_with_epochs(plan: Plan, given: dict[str, Any]) -> dict[str, int]:
         "shallow_epochs": training.shallow_epochs,
         "augmentation_from": training.augmentation.from_epoch,
         "group_consistency_from": training.group_consistency.from_epoch,
+        "group_consistency_ramp": training.group_consistency.ramp_epochs,
     }
     # Rounded down, so that the last level trains for at least one epoch, however few there are.
     moved = {n: v * given["epochs"] // training.epochs for n, v in planned.items()}
@@ -121,17 +143,17 @@ def _moved_with_epochs(plan: Plan, given: dict[str, Any]) -> dict[str, int]:
 
 
 def _with_memory(plan: Plan) -> Plan:
-    """The plan with the training's memory estimated for its batch size."""
-    needed = training_bytes(plan, cuda=plan.budget != "cpu")
+    """The plan with the training's memory estimated for its batch size and its cycles."""
+    needed = most_training_bytes(plan, cuda=plan.budget != "cpu")
     if needed > plan.memory.limit:
+        cycles = " and cycles of three" if plan.training.group_consistency.weight else ""
         logger.warning(
-            "batches of %d need about %.1f GiB of memory, more than the %.1f GiB of budget %s",
-            plan.training.batch_size, needed / 2**30, plan.memory.limit / 2**30, plan.budget,
+            "batches of %d%s need about %.1f GiB of memory, more than the %.1f GiB of budget %s",
+            plan.training.batch_size, cycles, needed / 2**30, plan.memory.limit / 2**30,
+            plan.budget,
         )  # fmt: skip
     return replace(plan, memory=replace(plan.memory, training=needed))
 
 
 def _key(name: str) -> str:
-    if name.endswith("_from"):
-        return f"training.{name.removesuffix('_from')}.from_epoch"
-    return f"training.{name}"
+    return f"training.{_INNER.get(name, name)}"

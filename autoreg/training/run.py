@@ -9,7 +9,7 @@ import torch
 
 from autoreg.errors import AutoregError, DataError, UsageError
 from autoreg.io.cases import Pair
-from autoreg.io.names import matching_names
+from autoreg.io.names import closest_name, matching_names
 from autoreg.io.records import load_record
 from autoreg.machine import cpu_count
 from autoreg.numerics.precision import float32_exactly
@@ -166,15 +166,17 @@ def find_prepared_dataset(preprocessed: Path, id_or_name: str) -> Path:
         UsageError: if there is none or more than one; the message lists what there is.
     """
     found = sorted(path.parent for path in preprocessed.glob(f"*/{PLANS_NAME}"))
-    matching = matching_names([folder.name for folder in found], id_or_name)
-    if len(matching) != 1:
-        raise UsageError(
-            f'{preprocessed.absolute()}: {len(matching)} prepared data sets are "{id_or_name}"; '
-            f"prepared are: {', '.join(f.name for f in found) or 'none'}. Give one of these names, "
-            "prepare the data set with autoreg_plan_and_preprocess, or name the folder with "
-            "--preprocessed"
-        )
-    return preprocessed / matching[0]
+    names = [folder.name for folder in found]
+    matching = matching_names(names, id_or_name)
+    if len(matching) == 1:
+        return preprocessed / matching[0]
+    close = None if matching else closest_name(names, id_or_name)
+    guess = f'Did you mean "{close}"? Otherwise give' if close else "Give"
+    raise UsageError(
+        f'{preprocessed.absolute()}: {len(matching)} prepared data sets are "{id_or_name}"; '
+        f"prepared are: {', '.join(names) or 'none'}. {guess} one of these names, prepare the data "
+        "set with autoreg_plan_and_preprocess, or name the folder with --preprocessed"
+    )
 
 
 def default_workers() -> int:

@@ -102,7 +102,26 @@ def test_what_the_plan_does_otherwise_is_told(tmp_path, capsys):
     assert "the loss GlobalMutualInformationLoss of the configuration is left out" in told
     assert "nothing is configured and GradientDeformationLoss expected" in told
     imported_plan(tmp_path / "faithful", SETTINGS)
-    assert capsys.readouterr().out.count("note:") == 1
+    told = capsys.readouterr().out
+    assert told.count("note:") == 2
+    assert "of the configuration, n_epochs, displacement_field_inversion are not taken over" in told
+    assert "group consistency" not in told
+
+
+def test_a_training_that_the_plan_does_not_repeat_is_told(tmp_path, capsys):
+    content = settings()
+    training = content["application"]["config"]["training"]
+    training["optimizer"] = {"learning_rate": 1e-4}
+    training["loss"]["consistency_loss_weight_per_epoch"] = [0.0, 0.0, 40.0]
+    plan = imported_plan(tmp_path, content)
+    told = capsys.readouterr().out
+    for name in ("n_epochs", "optimizer", "loss.consistency_loss_weight_per_epoch"):
+        assert f" {name}" in told.split("not taken over")[0]
+    assert "trained with group consistency (weight up to 40), the plan has none" in told
+    assert plan["training"]["group_consistency"]["weight"] == 0
+    training["loss"]["consistency_loss_weight_per_epoch"] = [0.0]
+    imported_plan(tmp_path / "without", content)
+    assert "trained with group consistency" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from small_transmorph import blobs, displacing_network, tiny_plan
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
+from autoreg.errors import PlanError
 from autoreg.networks.factory import build_network
 from autoreg.numerics.coordinates import index_grid
 
@@ -85,8 +86,10 @@ def test_a_grid_of_few_voxels_works(variant):
     assert torch.isfinite(u_vox).all()
 
 
-@pytest.mark.parametrize("compatibility", ["own", "upstream"])
-@pytest.mark.parametrize("variant", ["full", "time_varying"])
+@pytest.mark.parametrize(
+    ("variant", "compatibility"),
+    [("full", "own"), ("time_varying", "own"), ("time_varying", "upstream")],
+)
 def test_reversed_axes_register_the_reversed_images(variant, compatibility):
     moving, fixed = blobs((20, 32, 26))
     plan = {"compatibility": compatibility}
@@ -98,17 +101,31 @@ def test_reversed_axes_register_the_reversed_images(variant, compatibility):
     assert_near(there, here.flip(1).permute(0, 1, 4, 3, 2))
 
 
-@pytest.mark.parametrize(("variant", "changed"), [("full", False), ("half", True)])
-def test_upstream_sampling_is_off_by_half_a_voxel_at_the_ends(variant, changed):
+def test_upstream_sampling_is_off_by_half_a_voxel_at_the_ends():
     """What means c = p + u is sampled at c n/(n - 1) - 1/2 of the padded grid."""
     moving, fixed = blobs(SHAPE)
-    own, _ = displacements(displacing_network(tiny_plan(variant)), moving, fixed)
-    plan = tiny_plan(variant, compatibility="upstream")
+    own, _ = displacements(displacing_network(tiny_plan("half")), moving, fixed)
+    plan = tiny_plan("half", compatibility="upstream")
     upstream, _ = displacements(displacing_network(plan), moving, fixed)
     nodes = index_grid(SHAPE)
     n = torch.tensor([32.0, 64, 32]).view(1, 3, 1, 1, 1)
     mixed = (nodes + own) * n / (n - 1) - 0.5 - nodes
-    assert_near(upstream, mixed if changed else own)
+    assert_near(upstream, mixed)
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes", "message"),
+    [
+        ("full", {"time_steps": 3}, 'time_steps: variant "full" has none, found 3'),
+        ("half", {"time_steps": 9}, 'time_steps: variant "half" has none, found 9'),
+        ("full", {"compatibility": "upstream"}, 'the published "full" samples nothing'),
+        ("time_varying", {"time_steps": 0}, "time_steps must be positive, found 0"),
+        ("half", {"heads": (2, 2, 0, 2), "drop_path": 1.0}, "heads must be .*; network.drop_path"),
+    ],
+)
+def test_values_that_are_impossible_or_do_nothing_are_refused(variant, changes, message):
+    with pytest.raises(PlanError, match=message):
+        tiny_plan(variant, **changes)
 
 
 def test_the_displacement_of_halved_images_counts_twice_in_voxels_of_the_grid():

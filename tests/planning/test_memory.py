@@ -14,6 +14,7 @@ from autoreg.plan import GridPlan, LossPlan
 from autoreg.planning import rules_sitreg, rules_transmorph
 from autoreg.planning.budget import get_budget
 from autoreg.planning.memory import (
+    CPU_FIGURE_BYTES,
     convolution_workspace,
     estimate_memory,
     instance_optimisation_bytes,
@@ -77,6 +78,32 @@ def test_the_estimate_is_within_a_fifth_of_the_measured_peak(plan):
     measured = int(result.stdout.split()[-1])
     estimate = instance_optimisation_bytes(plan, cuda=False)
     assert 0.8 < estimate / measured < 1.2, (estimate / 2**20, measured / 2**20)
+
+
+FIGURE = """
+from autoreg.command import set_passive_threads, steady_heap
+set_passive_threads()
+steady_heap()
+import autoreg.training.run
+from pathlib import Path
+from autoreg.training.progress import EpochRecord, write_progress
+from autoreg.training.validation import ValidationSummary
+status = lambda: int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0])
+before = status()
+summary = ValidationSummary(2, 0.5, 0.1, 0.6, 0.7, None, 0.0)
+record = EpochRecord(0, 1, False, 0.5, 0.1, 0.6, 1.0, 0.1, summary)
+write_progress([record], summary, "dice", Path("."))
+print(1024 * (status() - before))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the size from /proc")
+def test_the_progress_of_a_training_takes_what_is_counted_for_it(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", FIGURE], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert 0.6 < CPU_FIGURE_BYTES / int(result.stdout) < 1.6, result.stdout
 
 
 def test_memory_grows_with_grid_width_and_batch(plan):

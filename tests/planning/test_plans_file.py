@@ -81,19 +81,68 @@ SITREG = {
     "normalise_deformations": False,
     "bound_share": 0.9,
 }
+# What goes with an architecture.
+RECIPE = {
+    "loss": {"similarity": "windowed_ncc", "regularity": "diffusion", "regularity_weight": 2.0},
+    "training": {
+        "shallow_epochs": 0, "learning_rate": 1e-4, "optimiser": "amsgrad", "schedule": "constant",
+    },
+    "instance_optimisation": {"learning_rate": 1e-4},
+}  # fmt: skip
 
 
 def test_another_architecture_replaces_the_network_as_a_whole(path):
     edit(path, lambda data: data["configurations"]["default"]["reasons"].update(
         {"network.width": "rule width"}))  # fmt: skip
-    child = {"inherits_from": "default", "network": SITREG, "loss": {"regularity": "diffusion"}}
-    add(path, "other", child)
+    add(path, "other", {"inherits_from": "default", "network": SITREG, **RECIPE})
     add(path, "third", {"inherits_from": "other", "network": {"bound_share": 0.5}})
     plan = load_plan(path, "other")
     assert plan.network.features == (4, 8)
     assert "network.width" not in plan.reasons
     assert plan.reasons["network.features"] == 'overridden in configuration "other"'
     assert load_plan(path, "third").network == dataclasses.replace(plan.network, bound_share=0.5)
+
+
+def test_another_architecture_does_not_inherit_what_the_parents_is_trained_with(path):
+    keys = [f"{part}.{key}" for part, values in RECIPE.items() for key in values]
+    add(path, "bare", {"inherits_from": "default", "network": SITREG})
+    message = f"bare: inherits_from: .*: {', '.join(keys)}; .*autoreg_plan --architecture sitreg"
+    with pytest.raises(PlanError, match=message):
+        load_plan(path, "bare")
+    for key in keys:
+        part, name = key.split(".")
+        recipe = {**RECIPE, part: {k: v for k, v in RECIPE[part].items() if k != name}}
+        add(path, "other", {"inherits_from": "default", "network": SITREG, **recipe})
+        with pytest.raises(PlanError, match=f"chosen for it: {key}; "):
+            load_plan(path, "other")
+
+
+def test_all_impossible_values_are_named_at_once(path):
+    training = {"epochs": 0, "learning_rate": -1.0}
+    content = {"inherits_from": "default", "training": training, "grid": {"shape": [8, 0, 8]}}
+    add(path, "wrong", content)
+    with pytest.raises(PlanError) as caught:
+        load_plan(path, "wrong")
+    for name in ("training.epochs", "training.learning_rate", "grid.shape"):
+        assert name in str(caught.value)
+
+
+def test_an_affine_stage_measures_by_the_grid(path):
+    plan = small_plan()
+    grid = dataclasses.replace(plan.grid, spacing_mm=(2.0, 1.0, 1.5))
+    write_plans(path, dataclasses.replace(plan, grid=grid, configuration="aniso"), "digest")
+
+    def load(grid=None, **network):
+        child = {"inherits_from": "aniso", "network": {**SITREG, **network}, **RECIPE}
+        add(path, "other", child if grid is None else {**child, "grid": grid})
+        return load_plan(path, "other")
+
+    assert load().network.affine is False
+    assert load(affine=True, voxel_size=[4.0, 2.0, 3.0]).network.affine is True
+    with pytest.raises(PlanError, match=r"voxel_size, \[1.0, 1.0, 1.0\].*\[2.0, 1.0, 1.5\]"):
+        load(affine=True)
+    with pytest.raises(PlanError, match="two voxels along each axis"):
+        load({"shape": [8, 1, 8]}, affine=True, voxel_size=[2.0, 1.0, 1.5])
 
 
 def test_naming_the_same_architecture_replaces_nothing(path):
@@ -104,7 +153,7 @@ def test_naming_the_same_architecture_replaces_nothing(path):
 
 def test_the_keys_that_another_architecture_lacks_are_all_named(path):
     network = {"architecture": "transmorph", "variant": "half", "window": [2, 2, 2]}
-    add(path, "other", {"inherits_from": "default", "network": network})
+    add(path, "other", {"inherits_from": "default", "network": network, **RECIPE})
     missing = 'the keys "embedding", "depths", "heads", "drop_path" are missing'
     with pytest.raises(PlanError, match=f"other: network: {missing}"):
         load_plan(path, "other")

@@ -123,3 +123,15 @@ def test_a_windowed_ncc_is_squared_already_but_does_not_replace_mind():
     two, _ = choose_loss(fingerprint(fixed=("T1",), moving=("T2",)), CUBE, recipe)
     ct, _ = choose_loss(fingerprint(fixed=("CT",), moving=("MR",)), CUBE, recipe)
     assert (two.similarity, ct.similarity) == ("windowed_ncc", "mind")
+
+
+@pytest.mark.parametrize("architecture", ["sitreg", "transmorph"])
+@pytest.mark.parametrize(("fixed", "moving"), [("MR", "MR"), ("T1", "T2")])
+def test_the_reason_is_of_the_similarity_that_was_chosen(architecture, fixed, moving):
+    recipe = recipe_of(architecture, get_budget("80gb"))
+    loss, reasons = choose_loss(fingerprint(fixed=(fixed,), moving=(moving,)), CUBE, recipe)
+    reason = reasons["loss.similarity"]
+    assert loss.similarity == "windowed_ncc"
+    assert "windowed NCC as published with this network" in reason
+    assert "LNCC" not in reason
+    assert f"fixed {fixed}, moving {moving}" in reason

@@ -12,9 +12,11 @@ from autoreg.io.records import save_record
 from autoreg.network_plan import GradICONPlan, SITRegPlan, TransMorphPlan
 from autoreg.networks.base import eval_mode
 from autoreg.networks.factory import build_network
+from autoreg.numerics.precision import float32_exactly
 from autoreg.plan import GroupConsistencyPlan, InstanceOptimisationPlan, LossPlan
 from autoreg.planning.plans_file import plans_path, write_plans
 from autoreg.planning.prepared import load_prepared
+from autoreg.registration.objective import Objective
 from autoreg.registration.prepare import Prepared
 from autoreg.registration.register import register
 from autoreg.training import checkpoint
@@ -116,7 +118,9 @@ def test_weights_fit_plans_that_differ_in_what_they_do_not_depend_on(
     save_record(same, folder / PLAN_FILE)
     load_network(folder)
     assert built == [same.network]
-    other = replace(plan, network=replace(network, **fixed))
+    # The plan of an affine stage has the voxel size of its grid.
+    grid = replace(plan.grid, spacing_mm=fixed.get("voxel_size", plan.grid.spacing_mm))
+    other = replace(plan, grid=grid, network=replace(network, **fixed))
     with pytest.raises(CheckpointError, match=next(iter(fixed))):
         load_pretrained(other, folder)
     save_record(other, folder / PLAN_FILE)
@@ -152,3 +156,49 @@ def test_it_trains_on_cycles_and_goes_on_bit_by_bit(make_model, monkeypatch, nam
     assert run(blobs, "--continue", *flags) == 0
     again = weights_of(blobs, fold="all")
     assert all(torch.equal(tensor, again[key]) for key, tensor in weights.items())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("network", [SITREG, TRANSMORPH], ids=["sitreg", "transmorph"])
+def test_maps_gradients_step_and_prediction_on_cuda_are_those_of_the_cpu(make_model, network):
+    """Without dropped paths, whose draws differ between the devices."""
+    if isinstance(network, TransMorphPlan):
+        network = replace(network, drop_path=0.0)
+    blobs = make_model(network)
+    cases = [load_prepared(blobs.folder, f"case{i}") for i in (0, 1)]
+    images = [torch.from_numpy(np.array(case.image))[None] for case in cases]
+    fixed, moving = (Prepared(i, None, c.geometry) for i, c in zip(images, cases, strict=True))
+    start = build_network(network, 1).state_dict()
+    found = {}
+    with float32_exactly():
+        for device in ("cpu", "cuda"):
+            there = build_network(network, 1).to(device)
+            there.load_state_dict(start)
+            maps, loss, gradients = _step(there, blobs.plan, *(i.to(device) for i in images))
+            weights = [p.detach().cpu() for p in there.parameters()]
+            onto = [Prepared(p.image.to(device), None, p.geometry) for p in (fixed, moving)]
+            predicted = register(there, blobs.plan, *onto, PROJECTION)
+            found[device] = (maps, loss, gradients, weights, torch.from_numpy(predicted.u_vox))
+    for tolerance, on_cpu, on_cuda in zip(
+        (1e-4, 1e-4, 1e-3, 1e-3, 2e-2), found["cpu"], found["cuda"], strict=True
+    ):
+        torch.testing.assert_close(on_cuda, on_cpu, rtol=tolerance, atol=tolerance)
+
+
+def _step(network, plan, fixed, moving):
+    """Maps, loss, gradients (as a share of the largest) of a training step, on the CPU."""
+    network.train()
+    optimiser = torch.optim.SGD(network.parameters(), lr=1e-3)
+    maps = network(moving, fixed)
+    shape = fixed.shape[2:]
+    fields = [
+        maps.fixed_to_moving.displacement_vox(shape),
+        maps.moving_to_fixed.displacement_vox(shape),
+    ]
+    loss = Objective.from_plan(plan).bind(moving, fixed)(maps, torch.Generator().manual_seed(0))
+    loss.total.backward()
+    gradients = [p.grad.cpu() for p in network.parameters() if p.grad is not None]
+    largest = max(float(g.abs().max()) for g in gradients)
+    optimiser.step()
+    return [f.detach().cpu() for f in fields], loss.total.item(), [g / largest for g in gradients]

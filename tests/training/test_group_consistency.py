@@ -137,12 +137,14 @@ def test_cycles_are_refused_where_not_every_pair_may_be_drawn(make_plan, make_bl
     assert not blobs.model.exists()
 
 
-def test_the_beginning_moves_with_the_epochs(make_plan):
-    group = GroupConsistencyPlan(weight=40, from_epoch=30, ramp_epochs=1)
+def test_beginning_and_ramp_move_with_the_epochs(make_plan):
+    group = GroupConsistencyPlan(weight=40, from_epoch=30, ramp_epochs=15)
     plan = make_plan(epochs=45, group_consistency=group)
     shorter = override(plan, Overrides(epochs=3), pretrained=False)
-    assert shorter.training.group_consistency.from_epoch == 2
-    assert "moved" in shorter.reasons["training.group_consistency.from_epoch"]
+    expected = dataclasses.replace(group, from_epoch=2, ramp_epochs=1)
+    assert shorter.training.group_consistency == expected
+    for key in ("from_epoch", "ramp_epochs"):
+        assert "moved" in shorter.reasons[f"training.group_consistency.{key}"]
     late = make_plan(epochs=4, group_consistency=dataclasses.replace(group, from_epoch=4))
     with pytest.raises(UsageError, match="never begin"):
         override(late, Overrides(), pretrained=False)

@@ -70,6 +70,12 @@ def test_a_first_stage_is_refused_where_no_level_can_join_later(long_plan):
     assert override(plan, Overrides(shallow_epochs=0), pretrained=False)
 
 
+def test_a_first_stage_is_refused_with_pretrained_weights(long_plan):
+    with pytest.raises(UsageError, match=r"--shallow-epochs 2: with --pretrained all levels"):
+        override(long_plan, Overrides(shallow_epochs=2), pretrained=True)
+    assert override(long_plan, Overrides(shallow_epochs=0), pretrained=True)
+
+
 def test_impossible_values_are_refused(long_plan):
     with pytest.raises(PlanError, match=r"learning_rate must be positive"):
         override(long_plan, Overrides(learning_rate=0.0), pretrained=False)

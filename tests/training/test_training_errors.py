@@ -11,9 +11,11 @@ from training_runs import (
     run,
 )
 
+from autoreg.errors import UsageError
 from autoreg.io.cases import Pair
 from autoreg.planning.plans_file import plans_path
 from autoreg.training import trainer
+from autoreg.training.run import find_prepared_dataset
 
 
 def spoil(blobs, case):
@@ -59,6 +61,15 @@ def test_a_broken_case_is_named_through_workers(make_blobs, capsys):
     (blobs.folder / "case1.image.npy").write_bytes(b"short")
     assert run(blobs, "--workers", "2") == 2
     assert "case1.image.npy: 5 bytes found" in error_of(capsys)
+
+
+def test_a_mistyped_data_set_is_met_with_a_guess(make_blobs):
+    blobs = make_blobs()
+    for name in ("Blosb", "Dataset001_blobs"):
+        with pytest.raises(UsageError, match='Did you mean "Dataset001_Blobs"'):
+            find_prepared_dataset(blobs.preprocessed, name)
+    with pytest.raises(UsageError, match="Give one of these names"):
+        find_prepared_dataset(blobs.preprocessed, "7")
 
 
 def test_cases_must_be_prepared(make_blobs, capsys):

@@ -1,0 +1,43 @@
+"""How much memory a training step on a cycle of three cases needs."""
+
+import torch
+from torch import Tensor
+
+from autoreg.io.cases import Pair
+from autoreg.networks.base import RegistrationNetwork
+from autoreg.plan import Plan
+from autoreg.planning.memory import step_bytes, training_bytes
+from autoreg.registration.objective import Objective
+from autoreg.training.batches import PairBatch
+from autoreg.training.draws import CYCLE
+from autoreg.training.steps import Cycles, backward_cycle
+
+
+def most_training_bytes(plan: Plan, *, cuda: bool) -> int:
+    """Peak of training: of a step on pairs, or on a cycle where the plan trains on such.
+
+    Args:
+        plan: See `planning.memory.estimate_memory`.
+        cuda: Estimate the device's memory instead of the process's.
+    """
+    pairs = training_bytes(plan, cuda=cuda)
+    if plan.training.group_consistency.weight == 0:
+        return pairs
+    return max(pairs, cycle_bytes(plan, cuda=cuda))
+
+
+def cycle_bytes(plan: Plan, *, cuda: bool) -> int:
+    """Peak of one training step on a cycle."""
+    cycles = Cycles(
+        weight=plan.training.group_consistency.weight,
+        spacing_mm=plan.grid.spacing_mm,
+        seed_layers=lambda number: None,
+    )
+
+    def step(
+        network: RegistrationNetwork, objective: Objective, moving: Tensor, fixed: Tensor
+    ) -> None:
+        batch = PairBatch(fixed, moving, (Pair("", ""),) * CYCLE, is_cycle=True)
+        backward_cycle(network, objective, batch, torch.Generator(), cycles)
+
+    return step_bytes(plan, step, CYCLE, cuda=cuda)
