@@ -3,8 +3,8 @@
 Attribute names are those of the authors' code, so that weights trained with it load.
 """
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 # Up to so many values in the axes but the last one, torch leaves a batch of one to its own code.
 _TORCHS_SMALLEST = 20480
+
+_T = TypeVar("_T")
 
 
 class ConvolutionBlock(nn.Module):
@@ -142,7 +144,8 @@ class FeatureExtractor(nn.Module):
         features: Per resolution, finest first.
         convolutions: Per resolution.
         groups: Of the group normalisations.
-        checkpointing: Compute the activations of the finest resolution again in the backward pass.
+        checkpointing: Compute the activations of the two finest resolutions again in the backward
+            pass; they are most of all.
 
     References:
         Honkamaa and Marttinen, SITReg, MELBA 2024:026.
@@ -177,19 +180,31 @@ class FeatureExtractor(nn.Module):
         Returns:
             Per resolution k, finest first, (B, features_k, ceil(D / 2^k), ...).
         """
-        if self._checkpointing and torch.is_grad_enabled():
-            x, skip = checkpoint(self._finest, image, use_reentrant=False, preserve_rng_state=False)
-        else:
-            x, skip = self._finest(image)
+        again = self._checkpointing and torch.is_grad_enabled()
+        x, skip = checkpointed(again, self._finest, image)
         features = [x]
-        for block in self.downsampling_blocks:
-            x, skip = block(x, skip)
+        for number, block in enumerate(self.downsampling_blocks):
+            x, skip = checkpointed(again and number == 0, block, x, skip)
             features.append(x)
         return features
 
     def _finest(self, image: Tensor) -> tuple[Tensor, Tensor]:
         skip = convolved(image, self.initial_projection.weight, self.initial_projection.bias)
         return self.initial_convs(skip), skip
+
+
+def checkpointed(again: bool, function: Callable[..., _T], *tensors: Tensor) -> _T:
+    """The value of a function.
+
+    Args:
+        again: Whether its activations are computed again in the backward pass, or kept.
+        function: Without randomness.
+        tensors: Its arguments.
+    """
+    if not again:
+        return function(*tensors)
+    result: _T = checkpoint(function, *tensors, use_reentrant=False, preserve_rng_state=False)
+    return result
 
 
 def laid_out(x: Tensor) -> Tensor:

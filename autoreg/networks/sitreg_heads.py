@@ -34,6 +34,8 @@ class DeformationHead(nn.Module):
         super().__init__()
         self.convolutions = ConvolutionBlock(2 * channels, features, convolutions, groups)
         self.final_convolution = Convolution(features, 3, 1)
+        # A control point depends on the features of so many neighbours; None: of all.
+        self.reach = convolutions if groups is None else None
 
     def forward(self, features: Tensor, limit: float) -> Tensor:
         """The control points.
@@ -51,8 +53,10 @@ class DeformationHead(nn.Module):
         # The first layer is linear: its response to difference and sum serves both directions.
         difference = convolved(first - second, of_difference, None, padding=1)
         total = convolved(first + second, of_sum, layer.bias, padding=1)
-        responses = (total + difference, total - difference)
-        return limit * torch.cat([self._after_first_convolution(x) for x in responses])
+        responses = [difference + total, total.sub_(difference)]
+        del difference, total
+        # Each response is gone before the next one is worked on.
+        return limit * torch.cat([self._after_first_convolution(responses.pop(0)) for _ in "fr"])
 
     def _after_first_convolution(self, x: Tensor) -> Tensor:
         return torch.tanh(self.final_convolution(self.convolutions.after_first(x)))

@@ -76,12 +76,15 @@ def own_steps(parts: Parts, images: Tensor) -> tuple[tuple[Step, ...], tuple[Ste
     deformations: list[_Deformation] = []
     for index in reversed(range(parts.finest_head, len(features))):
         resolution = Resolution(index, grid, min(SAMPLES, 2**index))
+        at_resolution = features.pop()  # so that they go as soon as they are used
         if parts.heads[index] is None:
             half = _doubled(half, resolution.field_shape)
             continue
         points = resolution.centres(half) + half
-        warping = points if affine is None else affine(points)
-        field = _half_difference(parts.control_points(resolution, features[index], warping))
+        if affine is not None:
+            points = affine(points)
+        field = _half_difference(parts.control_points(resolution, at_resolution, points))
+        del at_resolution, points
         field = resolution.field(field)
         field = torch.cat([-field, field])
         middle = None

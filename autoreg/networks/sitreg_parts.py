@@ -4,20 +4,23 @@ All coordinates are index coordinates of the full grid. A batch of 2B holds what
 moving images first, then what belongs to the fixed ones; or forward first, then reverse.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from autoreg.networks.sitreg_affine import AffineHead, centred_to_index, half_affine
-from autoreg.networks.sitreg_features import FeatureExtractor
+from autoreg.networks.sitreg_features import FeatureExtractor, checkpointed
 from autoreg.networks.sitreg_heads import DeformationHead
 from autoreg.numerics.bspline import control_point_bound, spline_field
 from autoreg.numerics.coordinates import index_grid
+from autoreg.numerics.feature_sampling import sample_features
 from autoreg.numerics.index_maps import AffineStep
-from autoreg.numerics.warp import sample_at_index
+
+# Of a head, at a time: less memory, but the layers at a slab's faces are computed twice.
+_SLAB_LAYERS = 32
+_SLAB_VOXELS = 2**17
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class Resolution:
         Returns:
             (B, C, d, h, w).
         """
-        return sample_at_index(features, (points + 0.5) / self.spacing - 0.5)
+        points = (points + 0.5) / self.spacing - 0.5
+        return sample_features(features, points.expand(features.shape[0], -1, -1, -1, -1))
 
 
 def _divided(shape: Sequence[int], factor: int) -> tuple[int, ...]:
@@ -168,12 +172,34 @@ class Parts:
             result: Tensor = head(resolution.sampled(features, points), limit)
             return result
 
-        if not self.checkpointing or resolution.index > self.finest_head:
+        if torch.is_grad_enabled() and not self.checkpointing:
             return predict(features, points)
-        result: Tensor = checkpoint(
-            predict, features, points, use_reentrant=False, preserve_rng_state=False
-        )
-        return result
+        again = torch.is_grad_enabled() and resolution.index == self.finest_head
+        slabs = []
+        for layers, around in _slabs(resolution.shape, head.reach):
+            slab = checkpointed(again, predict, features, points[:, :, around])
+            first = layers.start - around.start
+            slabs.append(slab[:, :, first : first + layers.stop - layers.start])
+        return torch.cat(slabs, dim=2) if len(slabs) > 1 else slabs[0]
+
+
+def _slabs(shape: Sequence[int], reach: int | None) -> Iterator[tuple[slice, slice]]:
+    """Cut a resolution along its first axis for a head, one slab at a time being in memory.
+
+    Args:
+        shape: Of the resolution.
+        reach: Layers beyond a slab on which its control points depend; None: all.
+
+    Yields:
+        The layers of a slab, and these with the layers around them that they depend on.
+    """
+    if reach is None:
+        yield slice(0, shape[0]), slice(0, shape[0])
+        return
+    thickness = max(_SLAB_LAYERS, _SLAB_VOXELS // (shape[1] * shape[2]))
+    for start in range(0, shape[0], thickness):
+        stop = min(start + thickness, shape[0])
+        yield slice(start, stop), slice(max(start - reach, 0), min(stop + reach, shape[0]))
 
 
 def swapped(x: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def spline_matrix(controls: int, factor: int, samples: int) -> Tensor:
     for offset in range(-1, 3):
         control = np.floor(t) + offset
         columns = np.clip(control, 0, controls - 1).astype(np.int64)
-        np.add.at(matrix, (rows, columns), _cubic(t - control))
+        np.add.at(matrix, (rows, columns), cubic_spline(t - control))
     return torch.tensor(matrix.tolist(), dtype=torch.float64)
 
 
@@ -112,7 +112,7 @@ def _corners(factor: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float
     into the next control cell, is itself.
     """
     t = (np.arange(factor + 1) + 0.5) / factor - 0.5
-    values = _cubic(t[:, None] - _SUPPORT)
+    values = cubic_spline(t[:, None] - _SUPPORT)
     slopes = factor * np.diff(values, axis=0)
     corners = np.stack([values[:-1], values[1:]], axis=1).reshape(2 * factor, -1)
     return corners, np.repeat(slopes, 2, axis=0)
@@ -125,7 +125,7 @@ def _outer(
     return np.asarray(np.kron(first, second), dtype=np.float64)
 
 
-def _cubic(t: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def cubic_spline(t: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The cubic B-spline."""
     t = np.abs(t)
     near = 2 / 3 - t**2 + t**3 / 2

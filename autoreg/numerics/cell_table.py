@@ -1,4 +1,4 @@
-"""Trilinear sampling on the CPU by weighted sums of table rows.
+"""Trilinear sampling of displacements on the CPU by weighted sums of table rows.
 
 The same numbers as torch's `grid_sample` with padding "border", up to rounding, in less time
 (benchmarks/field_sampling.py measures it): the sums run in FBGEMM's vectorised embedding bags. A
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# At a time and per thread: larger buffers go back to the system after each use, and are zeroed
-# anew for the next one.
-_POINTS = 2**15
+from autoreg.numerics.cells import Cells, columns, inside, parts
+
 _COMPONENTS = 3
 _PADDED = 4
 
@@ -56,9 +55,9 @@ class CellTable:
         """
         points = points_vox.detach().reshape(_COMPONENTS, -1)
         result = torch.empty_like(points)
-        for part in _parts(points):
-            cells = self._cells(points[:, part])
-            before, after = self._sums(cells, cells.weights())
+        for part in parts(points):
+            cells = Cells.of(points[:, part], self.shape)
+            before, after = self._sums(cells.lower_rows(), cells.lower_weights())
             for axis in range(_COMPONENTS):
                 torch.lerp(before[axis], after[axis], cells.w, out=result[axis, part])
         return result.view(points_vox.shape)
@@ -75,10 +74,11 @@ class CellTable:
         """
         points = points_vox.detach().reshape(_COMPONENTS, -1)
         result = points.new_empty(_COMPONENTS, _COMPONENTS, points.shape[1])
-        for part in _parts(points):
-            cells = self._cells(points[:, part])
-            for axis, weights in enumerate((cells.weights_along_d(), cells.weights_along_h())):
-                before, after = self._sums(cells, weights)
+        for part in parts(points):
+            cells = Cells.of(points[:, part], self.shape)
+            rows = cells.lower_rows()
+            for axis, weights in enumerate((_weights_along_d(cells), _weights_along_h(cells))):
+                before, after = self._sums(rows, weights)
                 for component in range(_COMPONENTS):
                     torch.lerp(
                         before[component],
@@ -86,80 +86,23 @@ class CellTable:
                         cells.w,
                         out=result[component, axis, part],
                     )
-            before, after = self._sums(cells, cells.weights())
+            before, after = self._sums(rows, cells.lower_weights())
             for component in range(_COMPONENTS):
                 torch.sub(after[component], before[component], out=result[component, 2, part])
-            result[:, :, part] *= self._inside(points[:, part])
+            result[:, :, part] *= inside(points[:, part], self.shape)
         return result.view(1, _COMPONENTS, *points_vox.shape[1:])
 
-    def _cells(self, points: Tensor) -> "_Cells":
-        """The cells of points (3, N)."""
-        last = self._last(points)
-        held = torch.minimum(points.clamp(min=0), last)
-        corner = torch.minimum(held.floor(), (last - 1).clamp(min=0))
-        d, h, w = corner.nan_to_num(0).int()
-        node = (d * self.shape[1] + h) * self.shape[2] + w
-        # An axis of one node has no neighbour; its weight is 0 there.
-        along_h = self.shape[2] if self.shape[1] > 1 else 0
-        along_d = self.shape[1] * self.shape[2] if self.shape[0] > 1 else 0
-        rows = torch.stack([node, node + along_h, node + along_d, node + (along_d + along_h)], -1)
-        return _Cells(rows, *(held - corner))
-
-    def _inside(self, points: Tensor) -> Tensor:
-        """(3, N) 1 where a point is between the ends of an axis, else 0."""
-        return ((points > 0) & (points < self._last(points))).to(points.dtype)
-
-    def _last(self, points: Tensor) -> Tensor:
-        return torch.tensor(self.shape, dtype=points.dtype).view(3, 1) - 1
-
-    def _sums(self, cells: "_Cells", weights: Tensor) -> tuple[Tensor, Tensor]:
+    def _sums(self, rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted sums of rows, for the lower and the upper node along w; both (3, N)."""
-        sums = functional.embedding_bag(
-            cells.rows, self.rows, per_sample_weights=weights, mode="sum"
-        ).T
+        sums = functional.embedding_bag(rows, self.rows, per_sample_weights=weights, mode="sum").T
         return sums[:_COMPONENTS], sums[_PADDED : _PADDED + _COMPONENTS]
 
 
-@dataclass(frozen=True, eq=False)
-class _Cells:
-    """Where points lie.
-
-    Attributes:
-        rows: (N, 4) int32, of the table: lower and upper node along h, for both along d.
-        d: (N,) where between the nodes, 0 to 1; so h and w.
-        h: See d.
-        w: See d.
-    """
-
-    rows: Tensor
-    d: Tensor
-    h: Tensor
-    w: Tensor
-
-    def weights(self) -> Tensor:
-        """(N, 4) of the values."""
-        upper = self.d * self.h
-        lower_d = self.h - upper
-        lower_h = self.d - upper
-        return _columns(1 - self.d - lower_d, lower_d, lower_h, upper)
-
-    def weights_along_d(self) -> Tensor:
-        """(N, 4) of the derivatives along d."""
-        return _columns(self.h - 1, -self.h, 1 - self.h, self.h)
-
-    def weights_along_h(self) -> Tensor:
-        """(N, 4) of the derivatives along h."""
-        return _columns(self.d - 1, 1 - self.d, -self.d, self.d)
+def _weights_along_d(cells: Cells) -> Tensor:
+    """(N, 4) of the derivatives along d."""
+    return columns(cells.h - 1, -cells.h, 1 - cells.h, cells.h)
 
 
-def _columns(*columns: Tensor) -> Tensor:
-    """(N, 4); faster than `torch.stack` of floats along the last axis."""
-    result = columns[0].new_empty(len(columns[0]), len(columns))
-    for number, column in enumerate(columns):
-        result[:, number] = column
-    return result
-
-
-def _parts(points: Tensor) -> list[slice]:
-    each = _POINTS * torch.get_num_threads()
-    return [slice(start, start + each) for start in range(0, points.shape[1], each)]
+def _weights_along_h(cells: Cells) -> Tensor:
+    """(N, 4) of the derivatives along h."""
+    return columns(cells.d - 1, 1 - cells.d, -cells.d, cells.d)

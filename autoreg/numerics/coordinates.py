@@ -195,6 +195,30 @@ def index_linear_slopes(volume: Tensor, points_vox: Tensor, padding: str) -> Ten
     return torch.stack(slopes, dim=1)
 
 
+def sampler_terms(size: int) -> tuple[float, float]:
+    """How index coordinates along an axis become those of `sample_prepared`: factor and shift.
+
+    Args:
+        size: Voxels of the volume along the axis.
+    """
+    return 2 / size, 1 / size - 1
+
+
+def sample_prepared(volume: Tensor, grid: Tensor, padding: str) -> Tensor:
+    """Trilinear interpolation at coordinates that are laid out for torch already; see its callers.
+
+    Args:
+        volume: (1, C, d, h, w), floating point.
+        grid: (D, H, W, 3): along w, h and d, index coordinates times the factor plus the shift of
+            `sampler_terms`.
+        padding: "border" or "zeros", torch's meaning.
+
+    Returns:
+        (C, D, H, W).
+    """
+    return _grid_sample(volume, grid[None], padding, align_corners=False)[0]
+
+
 def _grid_sample(volume: Tensor, grid: Tensor, padding: str, *, align_corners: bool) -> Tensor:
     def sample(volume: Tensor, grid: Tensor) -> Tensor:
         return functional.grid_sample(

@@ -20,6 +20,7 @@ from autoreg.numerics.coordinates import (
     index_linear_slopes,
     sample_index_linear,
 )
+from autoreg.numerics.row_sampling import slopes_times, suits_rows, transposed_sampling
 
 Factors = tuple[int, int, int]
 
@@ -34,10 +35,12 @@ class PreparedField:
     Attributes:
         u_vox: (1, 3, d, h, w), floating point.
         factors: Voxels of the full grid per node along (d, h, w).
+        points: About how many of them will be asked for in all, in one or in many calls.
     """
 
     u_vox: Tensor
     factors: Factors
+    points: int
 
     @cached_property
     def _table(self) -> CellTable:
@@ -46,7 +49,7 @@ class PreparedField:
     def values(self, points_vox: Tensor) -> Tensor:
         """The field at points (1, 3, *s), index coordinates of the full grid; (1, 3, *s)."""
         nodes = _to_nodes(points_vox, self.factors)
-        if _suits_table(self.u_vox, points_vox):
+        if _suits_table(self.u_vox, points_vox, self.points):
             return self._table.values(nodes)
         return sample_index_linear(self.u_vox, nodes, "border")
 
@@ -61,7 +64,7 @@ class PreparedField:
             full grid; 0 along an axis on and beyond whose ends the point lies.
         """
         nodes = _to_nodes(points_vox, self.factors)
-        if _suits_table(self.u_vox, points_vox):
+        if _suits_table(self.u_vox, points_vox, self.points):
             slopes = self._table.slopes(nodes)
         else:
             slopes = index_linear_slopes(self.u_vox, nodes, "border")
@@ -112,10 +115,11 @@ class _Sample(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(u_vox, points_vox)
         ctx.factors = factors
-        if not _suits_table(u_vox, points_vox):
+        count = points_vox.shape[2:].numel()
+        if not _suits_table(u_vox, points_vox, count):
             return sample_index_linear(u_vox, _to_nodes(points_vox, factors), "border")
         items = zip(torch.split(u_vox, 1), torch.split(points_vox, 1), strict=True)
-        return torch.cat([PreparedField(u, factors).values(points) for u, points in items])
+        return torch.cat([PreparedField(u, factors, count).values(points) for u, points in items])
 
     @staticmethod
     @once_differentiable
@@ -135,16 +139,36 @@ def _gradients(
 ) -> tuple[Tensor, Tensor]:
     """By the field and by the points; meaningless where it isn't wanted."""
     nodes = _to_nodes(points_vox, factors)
-    at_field, at_nodes = index_linear_gradients(cotangent, u_vox, nodes, "border", wanted)
+    if suits_rows(u_vox, nodes):
+        at_field, at_nodes = _gradients_by_rows(cotangent, u_vox, nodes, wanted)
+    else:
+        at_field, at_nodes = index_linear_gradients(cotangent, u_vox, nodes, "border", wanted)
     return at_field, _per_voxel(at_nodes, factors) if wanted[1] else at_nodes
 
 
-def _suits_table(u_vox: Tensor, points_vox: Tensor) -> bool:
-    """Whether a table is faster than torch's sampler."""
+def _gradients_by_rows(
+    cotangent: Tensor, u_vox: Tensor, nodes: Tensor, wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    """The same by the nodes that the points are, on the CPU in float32."""
+    at_field, at_nodes = torch.empty_like(u_vox), torch.empty_like(nodes)
+    if isinstance(cotangent, FakeTensor):
+        return at_field, at_nodes  # only memory counts
+    for number, item in enumerate(u_vox):
+        rows, points = cotangent[number].flatten(1).T.contiguous(), nodes[number].flatten(1)
+        if wanted[0]:
+            sums = transposed_sampling(rows, points, item.shape[1:])
+            at_field[number] = sums.T.view_as(item)
+        if wanted[1]:
+            at_nodes[number] = slopes_times(rows, item, points).view_as(at_nodes[number])
+    return at_field, at_nodes
+
+
+def _suits_table(u_vox: Tensor, points_vox: Tensor, points: int) -> bool:
+    """Whether a table is faster than torch's sampler for so many points in all."""
     return (
         u_vox.device.type == "cpu"
         and u_vox.dtype == points_vox.dtype == torch.float32
-        and u_vox.shape[2:].numel() <= _NODES_PER_POINT * points_vox.shape[2:].numel()
+        and u_vox.shape[2:].numel() <= _NODES_PER_POINT * points
         and not isinstance(u_vox, FakeTensor)
     )
 
@@ -153,11 +177,15 @@ def _to_nodes(points_vox: Tensor, factors: Factors) -> Tensor:
     """Points in index coordinates of the field's own grid."""
     if factors == (1, 1, 1):
         return points_vox
+    if len(set(factors)) == 1:  # one operation instead of three
+        scale = 1 / factors[0]
+        offset = points_vox.new_tensor((scale - 1) / 2)
+        return torch.add(offset, points_vox, alpha=scale)
     return (points_vox + 0.5) / _per_axis(factors, points_vox) - 0.5
 
 
 def _per_voxel(slopes: Tensor, factors: Factors) -> Tensor:
-    return slopes if factors == (1, 1, 1) else slopes / _per_axis(factors, slopes)
+    return slopes if factors == (1, 1, 1) else slopes.div_(_per_axis(factors, slopes))
 
 
 def _per_axis(factors: Factors, like: Tensor) -> Tensor:

@@ -87,14 +87,14 @@ def solve_fixed_point(
             return FixedPoint(image, change, evaluations, True)
         point = history.advance(image, residual)
     del history, point
-    return _plain(function, image, settings)
+    return _plain(function, image, change, settings)
 
 
 def _plain(
-    function: Callable[[Tensor], Tensor], point: Tensor, settings: InverseSettings
+    function: Callable[[Tensor], Tensor], point: Tensor, change: float, settings: InverseSettings
 ) -> FixedPoint:
-    """Plain iterations from `point`, as long as they contract."""
-    change = before = math.inf
+    """Plain iterations from `point`, the last change before it, as long as they contract."""
+    before = math.inf
     evaluations = settings.max_evaluations
     for step in range(1, settings.max_plain_evaluations + 1):
         image = function(point)

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autoreg.numerics.coordinates import index_grid, slabs
+from autoreg.numerics.coordinates import slabs
+from autoreg.numerics.tetrahedra import determinant
 
 _LATTICE_POINTS = 2**25
+_SLAB_NODES = 400_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,37 +91,34 @@ def folded_cells(u_vox: Tensor) -> FoldedCells:
     Returns:
         Boxes around the images of these cells.
     """
-    padded = functional.pad(u_vox, [1] * 6, mode="replicate")
+    padded = functional.pad(u_vox, [1] * 6, mode="replicate")[0]
     boxes: list[tuple[Tensor, Tensor]] = []
-    size = padded.shape[2:]
-    for layers in slabs((size[0] - 1, *size[1:])):
-        piece = padded[:, :, layers.start : layers.stop + 1]
-        mapped = piece[0] + index_grid(piece.shape[2:], device=u_vox.device, dtype=u_vox.dtype)[0]
-        mapped = mapped - 1
-        mapped[0] += layers.start
-        boxes.append(_inverted_boxes(mapped))
+    size = padded.shape[1:]
+    for layers in slabs((size[0] - 1, *size[1:]), _SLAB_NODES):
+        first_node = (layers.start - 1, -1, -1)
+        boxes.append(_inverted_boxes(padded[:, layers.start : layers.stop + 1], first_node))
     return FoldedCells(torch.cat([b[0] for b in boxes]), torch.cat([b[1] for b in boxes]))
 
 
-def _inverted_boxes(mapped: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes (M, 3), (M, 3) of the inverted cells among the mapped nodes (3, D, H, W)."""
-    edges = [mapped.diff(dim=axis + 1) for axis in range(3)]
-    cells = [n - 1 for n in mapped.shape[1:]]
-    inverted = torch.zeros(cells, dtype=torch.bool, device=mapped.device)
-    for corner in itertools.product((0, 1), repeat=3):
-        columns = []
-        for axis, edge in enumerate(edges):
-            for other in range(3):
-                if other != axis:
-                    edge = edge.narrow(other + 1, corner[other], cells[other])
-            columns.append(edge)
-        a, b, c = columns
-        inverted |= (torch.linalg.cross(a, b, dim=0) * c).sum(0) <= 0
-    where = inverted.nonzero(as_tuple=True)
-    corners = torch.stack(
-        [
-            mapped[:, where[0] + i, where[1] + j, where[2] + k]
-            for i, j, k in itertools.product((0, 1), repeat=3)
-        ]
-    )
-    return corners.amin(0).T, corners.amax(0).T
+def _inverted_boxes(u_vox: Tensor, first_node: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Boxes (M, 3), (M, 3) around the images of the inverted cells of a field (3, D, H, W)."""
+    edges = [u_vox.diff(dim=axis + 1) for axis in range(3)]
+    for axis, edge in enumerate(edges):
+        edge[axis] += 1
+    depth, height, width = (n - 1 for n in u_vox.shape[1:])
+    inverted = torch.zeros((depth, height, width), dtype=torch.bool, device=u_vox.device)
+    for i, j, k in itertools.product((0, 1), repeat=3):
+        a = edges[0][:, :, j : j + height, k : k + width]
+        b = edges[1][:, i : i + depth, :, k : k + width]
+        c = edges[2][:, i : i + depth, j : j + height]
+        inverted |= determinant(a, b, c) <= 0
+    cells = inverted.nonzero()
+    origin = torch.tensor(first_node, device=u_vox.device)
+    corners = []
+    for offset in itertools.product((0, 1), repeat=3):
+        nodes = cells + torch.tensor(offset, device=u_vox.device)
+        corners.append(
+            (nodes + origin).to(u_vox) + u_vox[:, nodes[:, 0], nodes[:, 1], nodes[:, 2]].T
+        )
+    every = torch.stack(corners)
+    return every.amin(0), every.amax(0)

@@ -109,7 +109,7 @@ class MidpointStep(Step):
             with torch.no_grad():
                 guess = Displacement(self.guess_vox, self.factors)(points_vox)
         middle = invert_points(self.u_vox, self.factors, points_vox, guess, self.settings)
-        return 2 * middle - points_vox
+        return torch.lerp(points_vox, middle, 2.0)
 
     def select(self, batch: slice) -> "MidpointStep":
         """The maps of some samples of the batch."""
@@ -142,8 +142,9 @@ class AffineStep(Step):
     def __call__(self, points_vox: Tensor) -> Tensor:
         """Map points (B, 3, D, H, W), or a batch of 1 for all."""
         points_vox = points_vox.expand(self.matrix.shape[0], *points_vox.shape[1:])
-        linear, shift = self.matrix[:, :, :3], self.matrix[:, :, 3:]
-        return torch.baddbmm(shift, linear, points_vox.flatten(2)).view_as(points_vox)
+        # No product of matrices: its rounding depends on the place of an item in its batch.
+        d, h, w, shift = self.matrix[..., None, None, None].unbind(2)
+        return d * points_vox[:, :1] + h * points_vox[:, 1:2] + w * points_vox[:, 2:] + shift
 
     def select(self, batch: slice) -> "AffineStep":
         """The maps of some samples of the batch."""

@@ -43,6 +43,11 @@ def tetrahedron_determinants(u_vox: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield name, _dot(_cross(a, b), c)
 
 
+def determinant(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """The determinants of the matrices with the columns a, b and c, each (3, ...)."""
+    return _dot(_cross((a[0], a[1], a[2]), (b[0], b[1], b[2])), (c[0], c[1], c[2]))
+
+
 def _edge(u_vox: Tensor, offset: _Offset, sign: int) -> _Vectors:
     """The vectors sign * (T(p + sign * offset) - T(p)) at the inner voxels."""
     inner = slice(1, -1)

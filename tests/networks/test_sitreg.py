@@ -6,8 +6,9 @@ from golden_inputs import volume
 from small_pairs import pair
 from small_sitreg import small_plan, small_sitreg
 
-from autoreg.networks import sitreg_own
+from autoreg.networks import sitreg_own, sitreg_parts
 from autoreg.networks.factory import build_network
+from autoreg.networks.sitreg_parts import Resolution
 from autoreg.numerics.inverse_layer import InverseSettings
 
 CUBE = (32, 32, 32)
@@ -32,6 +33,7 @@ def points_in_and_around(shape, count, seed=0):
         ((21, 26, 17), 1, {"normalise_deformations": True}),
         ((4, 20, 30), 3, {"deformation_features": (None, 12, 12)}),
         ((13, 1, 7), 2, {"affine": True, "axes": "whd", "voxel_size": (1.0, 2.0, 1.5)}),
+        ((14, 12, 13), 1, {"affine": True, "checkpointing": True}),
         ((21, 26, 17), 1, {"compatibility": "upstream"}),
     ],
 )
@@ -184,3 +186,35 @@ def test_checkpointing_changes_memory_alone():
     for plain, checkpointed in zip(*results, strict=True):
         assert torch.equal(plain, checkpointed)
     assert kept[1] < 0.7 * kept[0]
+
+
+@pytest.mark.parametrize("convolutions", [1, 3])
+def test_heads_give_the_same_slab_by_slab(convolutions, monkeypatch):
+    resolution = Resolution(0, (14, 7, 6), samples=1)
+    parts = small_sitreg(checkpointing=True, deformation_convolutions=convolutions).parts()
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 4, *resolution.shape, generator=generator).requires_grad_()
+    moved = torch.randn(2, 3, *resolution.shape, generator=generator)
+    points = (resolution.centres(moved) + moved).requires_grad_()
+    leaves = [features, points, *parts.heads[0].parameters()]
+    results = []
+    for layers in (100, 5):
+        monkeypatch.setattr(sitreg_parts, "_SLAB_LAYERS", layers)
+        monkeypatch.setattr(sitreg_parts, "_SLAB_VOXELS", 1)
+        control_points = parts.control_points(resolution, features, points)
+        with torch.no_grad():
+            alone = parts.control_points(resolution, features, points)
+        gradients = torch.autograd.grad(control_points.square().sum(), leaves)
+        results.append([control_points, alone, *gradients])
+    for whole, slabs in zip(*results, strict=True):
+        torch.testing.assert_close(
+            slabs, whole, atol=1e-4 * float(whole.detach().abs().max()), rtol=0
+        )
+
+
+def test_normalised_heads_are_not_cut():
+    plain, normalised = (
+        small_sitreg(normalise_deformations=n).parts().heads[0] for n in (False, True)
+    )
+    assert plain.reach == 2
+    assert normalised.reach is None

@@ -155,7 +155,7 @@ def test_only_the_neighbourhood_of_a_fold_is_reported():
 @pytest.mark.parametrize("voxels", [1, 2000])
 def test_slabs_find_the_same_folds(monkeypatch, voxels):
     whole = folded_cells(_two_dents())
-    monkeypatch.setattr(folding, "slabs", lambda shape: slabs(shape, voxels))
+    monkeypatch.setattr(folding, "slabs", lambda shape, _: slabs(shape, voxels))
     pieces = folded_cells(_two_dents())
     assert torch.equal(pieces.lower_vox, whole.lower_vox)
     assert torch.equal(pieces.upper_vox, whole.upper_vox)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autoreg.numerics import cell_table
+from autoreg.numerics import cells
 from autoreg.numerics.cell_table import CellTable
 from autoreg.numerics.coordinates import index_linear_slopes, sample_index_linear
 from autoreg.numerics.field_sampling import PreparedField, adjoint_of_sampling, sample_field
@@ -21,7 +21,7 @@ def _field_and_points(shape, batch=1, dtype=torch.float32):
 
 @pytest.mark.parametrize("shape", _SHAPES)
 def test_a_table_gives_what_torch_gives(shape, monkeypatch):
-    monkeypatch.setattr(cell_table, "_POINTS", 100)  # several parts, the last one shorter
+    monkeypatch.setattr(cells, "POINTS", 100)  # several parts, the last one shorter
     u_vox, points = _field_and_points(shape)
     table = CellTable.of(u_vox)
     expected = sample_index_linear(u_vox, points, "border")
@@ -58,7 +58,7 @@ def test_slopes_are_the_derivatives_by_points_of_the_full_grid(factors):
         dim=1,
     )
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
-        field = PreparedField(u_vox.to(dtype), factors)
+        field = PreparedField(u_vox.to(dtype), factors, points[0, 0].numel())
         slopes = field.slopes(points.detach().to(dtype)).double()
         torch.testing.assert_close(slopes, expected, atol=tolerance, rtol=0)
     step = 1e-4 * torch.eye(3, dtype=torch.float64).view(3, 3, 1, 1, 1)

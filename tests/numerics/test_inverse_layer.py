@@ -148,7 +148,7 @@ def test_only_the_field_and_the_result_are_kept_for_the_gradient(tolerance):
 
 
 def _evaluations(u_vox, tolerance, memory, start_error=0.0):
-    field = PreparedField(u_vox, (1, 1, 1))
+    field = PreparedField(u_vox, (1, 1, 1), u_vox[0, 0].numel())
     nodes = field_nodes(u_vox.shape[2:], (1, 1, 1), u_vox)
     if start_error:
         start = nodes + invert_field(u_vox, (1, 1, 1), _FINE) + start_error
