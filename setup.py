@@ -26,6 +26,9 @@ COMMANDS = {
     "autoreg_predict": "autoreg.inference.cli:main_predict",
     "autoreg_import_weights": "autoreg.inference.cli:main_import_weights",
     "autoreg_demo": "autoreg.inference.cli:main_demo",
+    "autoreg_register": "autoreg.inference.cli_register:main",
+    "autoreg_apply_transform": "autoreg.inference.cli_transforms:main_apply",
+    "autoreg_convert_transform": "autoreg.inference.cli_transforms:main_convert",
     "autoreg_evaluate": "autoreg.evaluation.cli:main",
 }
 

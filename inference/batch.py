@@ -22,30 +22,35 @@ from autoreg.inference.export import (
     mark_finished,
     outside_note,
     read_carried,
+    trace_text,
 )
 from autoreg.inference.pairs import find_pairs
 from autoreg.inference.pairs_file import PairFiles
 from autoreg.inference.placement import modality_notes, placement_notes
 from autoreg.inference.predictor import Prediction, Predictor
 from autoreg.inference.request import PredictRequest, Report
-from autoreg.inference.result import inputs_record, is_complete, request_digest, versions
+from autoreg.inference.result import (
+    field_warnings,
+    inputs_record,
+    is_complete,
+    loss_record,
+    loss_warnings,
+    optimisation_record,
+    request_digest,
+    versions,
+)
 from autoreg.io.atomic import require_writable
 from autoreg.io.images import read_image, read_on_grid
 from autoreg.io.records import save_record
 from autoreg.io.result import (
     RESULT_FILE,
     RESULT_FORMAT,
-    FieldRecord,
-    LossRecord,
     ModelRecord,
-    OptimisationRecord,
     Result,
     SecondsRecord,
 )
 from autoreg.plan import InstanceOptimisationPlan
 from autoreg.registration.instance_optimisation import TraceStep
-from autoreg.registration.objective import LossValues
-from autoreg.registration.register import Registration
 from autoreg.training.model_folder import find_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -140,7 +145,7 @@ class _Worker:
                 fixed_modalities=self.request.fixed_modalities or pair.fixed_modalities,
                 moving_modalities=self.request.moving_modalities or pair.moving_modalities,
             )
-            digest = request_digest(pair, self.checkpoint, self.predictor.plan)
+            digest = self._digest(pair)
             if self.request.skip_complete and is_complete(folder, digest):
                 mark_finished(folder)
                 return _Outcome("skipped", "complete already", logging.INFO)
@@ -157,6 +162,9 @@ class _Worker:
         level = logging.WARNING if result.warnings else logging.INFO
         return _Outcome("predicted", _result_text(result), level)
 
+    def _digest(self, pair: PairFiles) -> str:
+        return request_digest(pair, [self.checkpoint], replace(self.predictor.plan, reasons={}))
+
     def _predict(self, pair: PairFiles, folder: Path, digest: str) -> Result:
         start = time.perf_counter()
         fixed = read_image(pair.fixed, "intensity")
@@ -167,9 +175,14 @@ class _Worker:
         prediction = self._register(pair, (fixed, moving), masks)
         registered = time.perf_counter()
         clear_case(folder)
-        field, files = export_pair(prediction, pair, carried, folder)
-        end = time.perf_counter()
         registration = prediction.registration
+        trace = None if registration.trace is None else trace_text(registration.trace)
+        field, files = export_pair(prediction.pair, pair, carried, folder, trace=trace)
+        end = time.perf_counter()
+        before, after = (
+            loss_record(registration.loss_before),
+            loss_record(registration.loss_after),
+        )
         return Result(
             format=RESULT_FORMAT,
             case=pair.case,
@@ -180,9 +193,11 @@ class _Worker:
             versions=versions(),
             seconds=end - start,
             stages=SecondsRecord(read - start, registered - read, end - registered),
-            loss_before=_loss_record(registration.loss_before),
-            loss_after=_loss_record(registration.loss_after),
-            optimisation=_optimisation_record(registration, self.predictor),
+            loss_before=before,
+            loss_after=after,
+            optimisation=optimisation_record(
+                registration.trace, self.predictor.plan.instance_optimisation.mode
+            ),
             field=field,
             outside_value=prediction.outside,
             label_names=self.predictor.plan.labels,
@@ -190,7 +205,8 @@ class _Worker:
             warnings=(
                 *placement_notes(fixed, moving, self.predictor.plan),
                 *self._modality_notes(pair, fixed, moving),
-                *_warnings(prediction, field, outside_note(carried, pair, fixed.geometry)),
+                *field_warnings(field, fixed.geometry, outside_note(carried, pair, fixed.geometry)),
+                *loss_warnings(before, after),
             ),
         )
 
@@ -241,49 +257,12 @@ def _mask(path: Path | None, image: Volume) -> Volume | None:
     return None if path is None else read_on_grid([path], "mask", image.geometry)
 
 
-def _loss_record(loss: LossValues | None) -> LossRecord | None:
-    return None if loss is None else LossRecord(loss.similarity, loss.regularity, loss.total)
-
-
-def _optimisation_record(registration: Registration, predictor: Predictor) -> OptimisationRecord:
-    mode, trace = predictor.plan.instance_optimisation.mode, registration.trace
-    if trace is None:
-        return OptimisationRecord(mode, 0, 0, None, None)
-    cosines = [step.cosine for step in trace.steps if step.cosine is not None]
-    mean = sum(cosines) / len(cosines) if cosines else None
-    return OptimisationRecord(mode, len(trace.steps), trace.conflicts, mean, trace.stopped)
-
-
-def _warnings(prediction: Prediction, field: FieldRecord, landmarks: str | None) -> tuple[str, ...]:
-    found = [] if landmarks is None else [landmarks]
-    registration = prediction.registration
-    if field.ndv_percent > 0:
-        found.append(
-            f"the displacement folds: its non-diffeomorphic volume (NDV) is "
-            f"{field.ndv_percent:.3g} % of the fixed image ({field.ndv_vox:.3g} voxels)"
-        )
-    if field.folded_percent > 0:
-        found.append(
-            f"the transform folds in {field.folded_percent:.3g} % of the network grid's cells"
-        )
-    if field.inverse_missing_percent > 0:
-        found.append(
-            f"no inverse exists at {field.inverse_missing_percent:.3g} % of the moving image's "
-            "voxels, where the transform folds"
-        )
-    before, after = registration.loss_before, registration.loss_after
-    if before is not None and after is not None and after.total > before.total:
-        found.append(
-            f"instance optimisation raised the loss from {before.total:.4g} to {after.total:.4g}"
-        )
-    return tuple(found)
-
-
 def _result_text(result: Result) -> str:
     parts = [f"{result.seconds:.1f} s"]
-    if result.loss_before is not None and result.loss_after is not None:
+    optimisation = result.optimisation
+    if result.loss_before and result.loss_after and optimisation:
         parts.append(
-            f"{result.optimisation.steps} steps, loss {result.loss_before.total:.4f} -> "
+            f"{optimisation.steps} steps, loss {result.loss_before.total:.4f} -> "
             f"{result.loss_after.total:.4f}"
         )
     parts.append(f"mean displacement {result.field.mean_mm:.2f} mm")

@@ -22,8 +22,12 @@ ORIGINS = ("unigradicon", "sitreg", "transmorph")
 
 
 def main_predict(argv: Sequence[str] | None = None) -> int:
-    """Register every pair of a folder with a trained model."""
-    parser = make_parser("autoreg_predict", "Register image pairs with a trained model.")
+    """Register every pair of a folder."""
+    parser = make_parser(
+        "autoreg_predict",
+        "Register image pairs with a trained model; where none is trained, by optimising a "
+        "displacement field for each pair, as autoreg_register does.",
+    )
     add = parser.add_argument
     add("-i", "--input", type=Path, required=True, metavar="IN",
         help="folder with pairs.csv, pairs.json or <case>_fixed.*/<case>_moving.* files, or a raw "
@@ -78,11 +82,15 @@ def _add_io_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from autoreg.inference.models import ModelRequest, choose_model
+    from autoreg.inference.models import ModelRequest, choose_model, trained_models
 
+    results = resolve_paths(results=arguments.results).results
+    named = (arguments.model, arguments.dataset, arguments.config)
+    if named == (None, None, None) and not trained_models(results):
+        return _predict_without_model(arguments, results)
     model = choose_model(
         ModelRequest(arguments.model, arguments.dataset, arguments.config),
-        resolve_paths(results=arguments.results).results,
+        results,
     )
     if arguments.gpus is not None:
         return _predict_on_gpus(arguments)
@@ -105,6 +113,32 @@ def _predict(arguments: argparse.Namespace) -> int:
             skip_complete=arguments.continue_,
             parts=arguments.num_parts,
             part=arguments.part_id,
+        ),
+        resolve_device(arguments.device),
+    )
+    print(report.text(arguments.output))
+    return report.exit_status
+
+
+def _predict_without_model(arguments: argparse.Namespace, results: Path) -> int:
+    from autoreg.inference.batch_without_model import BatchRequest, ModelFlags, register_all
+
+    flags = vars(arguments)
+    ModelFlags(**{name: flags[name] for name in ModelFlags.__dataclass_fields__}).refuse(results)
+    if arguments.gpus is not None:
+        return _predict_on_gpus(arguments)
+    sys.stderr.write(
+        f"{results}: no trained model; every pair is registered by optimising a displacement "
+        "field, as autoreg_register does (preset balanced)\n"
+    )
+    report = register_all(
+        BatchRequest(
+            arguments.input,
+            arguments.output,
+            arguments.split,
+            arguments.continue_,
+            arguments.num_parts,
+            arguments.part_id,
         ),
         resolve_device(arguments.device),
     )

@@ -1,31 +1,24 @@
 """The files of one registered pair."""
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from autoreg.errors import UsageError
-from autoreg.evaluation.fields import ndv, voxel_displacement
 from autoreg.geometry.grid import Geometry
-from autoreg.geometry.transforms import (
-    Affine,
-    Composite,
-    DisplacementField,
-    invert_on_grid,
-    sample_displacement_mm,
-)
+from autoreg.geometry.transforms import invert_on_grid
 from autoreg.geometry.volume import Volume
+from autoreg.inference.exported_field import exported_field, field_record
+from autoreg.inference.known_inverse import inverse_on_grid, known_parts
 from autoreg.inference.pairs_file import PairFiles
-from autoreg.inference.predictor import Prediction
+from autoreg.inference.registered_pair import RegisteredPair
 from autoreg.io.atomic import write_text_atomic
-from autoreg.io.images import read_on_grid, write_image
+from autoreg.io.image_headers import read_on_grid_either, write_either
 from autoreg.io.landmarks import read_landmarks, read_voxel_landmarks, write_landmarks
 from autoreg.io.result import (
     DISPLACEMENT_FILE,
@@ -39,14 +32,13 @@ from autoreg.io.result import (
     FieldRecord,
     warped_files,
 )
-from autoreg.io.transforms import write_displacement
-from autoreg.numerics.coordinates import index_grid
-from autoreg.numerics.folding import folded_cells
-from autoreg.numerics.jacobian import jacobian_determinant
-from autoreg.registration.instance_optimisation import Trace
+from autoreg.io.transforms import Dimension, write_displacement
+
+if TYPE_CHECKING:  # networks come with it, which not every command needs
+    from autoreg.registration.instance_optimisation import Trace
 
 # result.json first: without it the folder is incomplete.
-_FILES = (
+FILES = (
     RESULT_FILE, DISPLACEMENT_FILE, INVERSE_FILE, WARPED_FILE, WARPED_LABELS_FILE,
     WARPED_LANDMARKS_FILE, TRACE_FILE,
 )  # fmt: skip
@@ -78,7 +70,7 @@ def clear_case(folder: Path) -> None:
     warped by another transform. Files that autoreg does not write stay.
     """
     channels = folder.glob("warped_[0-9][0-9][0-9][0-9].nii.gz")
-    for path in (*(folder / name for name in _FILES), *channels):
+    for path in (*(folder / name for name in FILES), *channels):
         path.unlink(missing_ok=True)
 
 
@@ -118,7 +110,7 @@ def read_carried(pair: PairFiles, fixed: Geometry, moving: Geometry) -> Carried:
         DataError: if they cannot be read or lie elsewhere than their image.
     """
     file = pair.moving_labels
-    labels = None if file is None else read_on_grid([file], "label", moving)
+    labels = None if file is None else read_on_grid_either(file, "label", moving)
     return Carried(labels, fixed_landmarks_mm(pair, fixed))
 
 
@@ -143,15 +135,23 @@ def outside_note(carried: Carried, pair: PairFiles, fixed: Geometry) -> str | No
 
 
 def export_pair(
-    prediction: Prediction, pair: PairFiles, carried: Carried, folder: Path
+    registered: RegisteredPair,
+    pair: PairFiles,
+    carried: Carried,
+    folder: Path,
+    *,
+    trace: str | None = None,
+    dimension: Dimension = 3,
 ) -> tuple[FieldRecord, dict[str, int]]:
-    """Write every file of a pair but result.json.
+    """Write every file of a pair but result.json, all from one transform freed from folds.
 
     Args:
-        prediction: From the very images of `pair`.
+        registered: From the very images of `pair`.
         pair: The input files, whose number types are kept.
         carried: Their labels and landmarks.
         folder: `<out>/<case>`, made if it is missing.
+        trace: Contents of trace.csv, if there is one.
+        dimension: 2 writes truly two-dimensional images.
 
     Returns:
         What there is to say of the field, and the size in bytes of each file written.
@@ -159,25 +159,38 @@ def export_pair(
     Raises:
         UsageError: if the folder cannot be written to.
     """
-    fixed, moving = prediction.fixed.geometry, prediction.moving.geometry
-    labels, points_mm = carried.labels, carried.points_mm
-    u_mm = sample_displacement_mm(prediction.transform, fixed)
-    write_displacement(folder / DISPLACEMENT_FILE, u_mm, fixed)
-    written = [DISPLACEMENT_FILE, INVERSE_FILE, *_write_warped(prediction.warped, pair, folder)]
-    if labels is not None and pair.moving_labels is not None:
+    fixed, moving = registered.fixed.geometry, registered.moving.geometry
+    field = exported_field(registered.transform, fixed)
+    registered = replace(registered, transform=field.transform)
+    write_displacement(folder / DISPLACEMENT_FILE, field.u_mm, fixed, dimension)
+    written = [DISPLACEMENT_FILE, INVERSE_FILE]
+    written += _write_warped(registered.warped, pair, folder, dimension)
+    if carried.labels is not None and pair.moving_labels is not None:
         dtype = integer_type(pair.moving_labels)
-        write_image(folder / WARPED_LABELS_FILE, prediction.warp(labels), dtype)
+        warped_labels = registered.warp(carried.labels)
+        write_either(folder / WARPED_LABELS_FILE, warped_labels, dtype, dimension)
         written.append(WARPED_LABELS_FILE)
-    if points_mm is not None:
-        write_landmarks(folder / WARPED_LANDMARKS_FILE, prediction.transform.map_points(points_mm))
+    if carried.points_mm is not None:
+        mapped = registered.transform.map_points(carried.points_mm)
+        write_landmarks(folder / WARPED_LANDMARKS_FILE, mapped)
         written.append(WARPED_LANDMARKS_FILE)
-    if prediction.registration.trace is not None:
-        write_trace(folder / TRACE_FILE, prediction.registration.trace)
+    if trace is not None:
+        write_text_atomic(folder / TRACE_FILE, trace)
         written.append(TRACE_FILE)
-    inverse_mm, residual_mm = invert_on_grid(prediction.transform, moving)
-    write_displacement(folder / INVERSE_FILE, inverse_mm, moving)
-    record = field_record(u_mm, fixed, prediction.transform, residual_mm)
-    return record, {name: (folder / name).stat().st_size for name in written}
+    inverse_mm, residual_mm = _inverse(registered)
+    write_displacement(folder / INVERSE_FILE, inverse_mm, moving, dimension)
+    return field_record(field, residual_mm), {
+        name: (folder / name).stat().st_size for name in written
+    }
+
+
+def _inverse(registered: RegisteredPair) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """On the moving grid: the inverse displacement in mm, and what is left of it."""
+    geometry = registered.moving.geometry
+    parts = known_parts(registered.transform, registered.inverse)
+    if parts is None:
+        return invert_on_grid(registered.transform, geometry)
+    return inverse_on_grid(*parts, geometry)
 
 
 def fixed_landmarks_mm(pair: PairFiles, fixed: Geometry) -> NDArray[np.float64] | None:
@@ -201,8 +214,8 @@ def integer_type(path: Path) -> np.dtype[Any] | None:
     return None if name is None else np.dtype(name)
 
 
-def write_trace(path: Path, trace: Trace) -> None:
-    """Write the course of an instance optimisation, one line for each step."""
+def trace_text(trace: "Trace") -> str:
+    """The course of a network's instance optimisation as csv, one line for each step."""
     lines = ["step,similarity,regularity,total,cosine,conflict,seconds"]
     for step in trace.steps:
         loss = step.loss
@@ -211,74 +224,13 @@ def write_trace(path: Path, trace: Trace) -> None:
             f"{step.step},{loss.similarity:.8g},{loss.regularity:.8g},{loss.total:.8g},{cosine},"
             f"{int(step.conflict)},{step.seconds:.4g}"
         )
-    write_text_atomic(path, "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
-def field_record(
-    u_mm: NDArray[np.float32],
-    geometry: Geometry,
-    transform: Composite,
-    residual_mm: NDArray[np.float32],
-) -> FieldRecord:
-    """Describe an exported displacement.
-
-    Args:
-        u_mm: (D, H, W, 3) xyz mm, on `geometry`.
-        geometry: The fixed image's.
-        transform: Its affine part is the initial alignment, to which Jacobian and NDV of the
-            exported displacement are relative; its displacement fields are searched for folds on
-            their own grids.
-        residual_mm: (D, H, W) of the inverse on the moving grid, infinite where there is none.
-    """
-    length_mm = np.sqrt(np.einsum("dhwc,dhwc->dhw", u_mm, u_mm))
-    u_vox = _relative_to_alignment(voxel_displacement(u_mm, geometry), geometry, transform)
-    jacobian = jacobian_determinant(u_vox[None]).numpy()
-    volume = ndv(u_vox)
-    fields = [t for t in transform.transforms if isinstance(t, DisplacementField)]
-    folds = sum(len(folded_cells(torch.from_numpy(f.u_vox)[None]).lower_vox) for f in fields)
-    cells = sum(int(np.prod([n + 1 for n in f.geometry.shape])) for f in fields)
-    known = residual_mm[np.isfinite(residual_mm)]
-    return FieldRecord(
-        mean_mm=float(length_mm.mean()),
-        maximum_mm=float(length_mm.max()),
-        jacobian_minimum=float(jacobian.min()),
-        folded_percent=100 * folds / max(1, cells),
-        ndv_percent=100 * volume.volume_vox / max(1, volume.voxels),
-        ndv_vox=volume.volume_vox,
-        inverse_residual_mean_mm=float(known.mean()) if known.size else None,
-        inverse_residual_maximum_mm=float(known.max()) if known.size else None,
-        inverse_missing_percent=float(100 * (1 - known.size / residual_mm.size)),
-    )
-
-
-def _relative_to_alignment(u_vox: Tensor, geometry: Geometry, transform: Composite) -> Tensor:
-    """What is left of a displacement once the initial alignment is undone; offsets are left out.
-
-    With T(x) = x + u(x) in indices of the grid and L the alignment's linear part in them, this is
-    L^-1 T - id: its folds are those of the deformation, also where the alignment mirrors.
-
-    Args:
-        u_vox: (3, D, H, W).
-        geometry: The grid.
-        transform: Its affine parts are the alignment.
-    """
-    linear = np.eye(3)
-    for part in transform.transforms:
-        if isinstance(part, Affine):
-            linear = part.matrix[:3, :3] @ linear
-    to_index, to_world = geometry.world_to_index[:3, :3], geometry.index_to_world[:3, :3]
-    undo = torch.from_numpy(np.linalg.inv(to_index @ linear @ to_world)).to(u_vox)
-    left = torch.einsum("ij,jdhw->idhw", undo, u_vox)
-    if torch.equal(undo, torch.eye(3).to(undo)):
-        return left
-    nodes = index_grid(u_vox.shape[1:], dtype=u_vox.dtype)[0]
-    return left + torch.einsum("ij,jdhw->idhw", undo - torch.eye(3).to(undo), nodes)
-
-
-def _write_warped(warped: Volume, pair: PairFiles, folder: Path) -> list[str]:
+def _write_warped(warped: Volume, pair: PairFiles, folder: Path, dimension: Dimension) -> list[str]:
     """One file for one channel, numbered files for several."""
     names = warped_files(len(pair.moving))
     for name, channel, source in zip(names, warped.array, pair.moving, strict=True):
         volume = Volume(channel[None], warped.geometry, "intensity")
-        write_image(folder / name, volume, integer_type(source))
+        write_either(folder / name, volume, integer_type(source), dimension)
     return list(names)

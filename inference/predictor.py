@@ -4,25 +4,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
 
-import SimpleITK as sitk
 import torch
 
 from autoreg.command import resolve_device
 from autoreg.errors import DataError, PlanError, did_you_mean
-from autoreg.geometry.resampling import resample_volume
 from autoreg.geometry.transforms import Composite
 from autoreg.geometry.volume import Kind, Volume
-from autoreg.io.images import from_sitk
+from autoreg.inference.registered_pair import Image, RegisteredPair, as_volume
 from autoreg.networks.base import RegistrationNetwork
 from autoreg.plan import InstanceOptimisationPlan, Plan
 from autoreg.registration.instance_optimisation import TraceStep
 from autoreg.registration.prepare import Prepared, prepare
 from autoreg.registration.register import Registration, register
 from autoreg.training.model_folder import Which, load_network
-
-Image: TypeAlias = Volume | sitk.Image
 
 _FEWEST_VOXELS = 4  # along an axis: a slice has no third dimension to deform
 
@@ -49,27 +44,21 @@ class Prediction:
         return self.registration.transform
 
     @cached_property
+    def pair(self) -> RegisteredPair:
+        """The images and the transform alone."""
+        return RegisteredPair(self.transform, self.fixed, self.moving, self.outside)
+
+    @property
     def warped(self) -> Volume:
         """The moving image on the fixed image's grid, interpolated once."""
-        return self.warp(self.moving)
+        return self.pair.warped
 
     def warp(self, volume: Image, kind: Kind = "intensity") -> Volume:
-        """Bring anything that lies in the moving image's space onto the fixed image's grid.
+        """Bring anything in the moving image's space onto the fixed image's grid.
 
-        Args:
-            volume: An image, label map or mask; on any grid.
-            kind: What a SimpleITK image holds; a `Volume` knows it by itself.
-
-        Returns:
-            Intensities interpolated linearly, labels and masks from the nearest voxel; beyond the
-            volume `outside` and 0.
-
-        Raises:
-            GeometryError: if an image has another number of channels than several moving ones.
+        See `RegisteredPair.warp`.
         """
-        volume = as_volume(volume, kind)
-        outside = self.outside if volume.kind == "intensity" else (0.0,)
-        return resample_volume(volume, self.transform, self.fixed.geometry, outside=outside)
+        return self.pair.warp(volume, kind)
 
 
 class Predictor:
@@ -193,16 +182,3 @@ class Predictor:
         # 0 HU is water; what surrounds a CT is the window's low end, air.
         schemes = [self.plan.intensity[name] for name in modalities]
         return tuple(scheme.lower if scheme.kind == "window" else 0.0 for scheme in schemes)
-
-
-def as_volume(image: Image, kind: Kind) -> Volume:
-    """An image as a volume; a `Volume` passes through.
-
-    Args:
-        image: What the caller has.
-        kind: What a SimpleITK image holds.
-
-    Raises:
-        DataError: if a SimpleITK image is not three-dimensional.
-    """
-    return from_sitk(image, kind) if isinstance(image, sitk.Image) else image

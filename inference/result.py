@@ -1,17 +1,29 @@
-"""What result.json says of a pair's inputs and versions, and whether a pair is complete."""
+"""What result.json says of a pair's inputs, field and versions; whether a pair is complete."""
 
 import hashlib
 import platform
-from dataclasses import replace
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autoreg import __version__
 from autoreg.errors import DataError
+from autoreg.geometry.grid import Geometry
 from autoreg.inference.pairs_file import PairFiles
 from autoreg.io.records import dump_json
-from autoreg.io.result import RESULT_FORMAT, InputsRecord, read_result
-from autoreg.plan import Plan
+from autoreg.io.result import (
+    RESULT_FORMAT,
+    FieldRecord,
+    InputsRecord,
+    LossRecord,
+    OptimisationRecord,
+    read_result,
+)
+
+if TYPE_CHECKING:  # networks come with them, which not every command needs
+    from autoreg.registration.instance_optimisation import Trace
+    from autoreg.registration.objective import LossValues
 
 
 def inputs_record(pair: PairFiles) -> InputsRecord:
@@ -33,21 +45,26 @@ def inputs_record(pair: PairFiles) -> InputsRecord:
     )
 
 
-def request_digest(pair: PairFiles, checkpoint: Path, plan: Plan) -> str:
-    """Identify a prediction by all that decides its outcome.
+def request_digest(pair: PairFiles, further: Sequence[Path], *decided: object) -> str:
+    """Identify a registration by all that decides its outcome.
 
-    Files enter by path, size and time of change, so that an edited image is predicted again.
+    Files enter by path, size and time of change, so that an edited image is registered again.
+
+    Args:
+        pair: Its files.
+        further: Other files that count: weights.
+        decided: Records of what else counts: plan, options.
 
     Raises:
         DataError: if an input file has gone.
     """
     files = [path for paths in pair.files().values() for path in paths]
     try:
-        stamps = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in (*files, checkpoint)]
+        stamps = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in (*files, *further)]
     except OSError as cause:
         raise DataError(f"{cause.filename}: cannot be read ({cause.strerror})") from cause
     modalities = (pair.fixed_modalities, pair.moving_modalities)
-    parts = (RESULT_FORMAT, inputs_record(pair), modalities, stamps, replace(plan, reasons={}))
+    parts = (RESULT_FORMAT, inputs_record(pair), modalities, stamps, *decided)
     return hashlib.sha256("".join(dump_json(part) for part in parts).encode()).hexdigest()
 
 
@@ -66,6 +83,63 @@ def is_complete(folder: Path, request: str) -> bool:
         (folder / name).is_file() and (folder / name).stat().st_size == size
         for name, size in result.files.items()
     )
+
+
+def field_warnings(field: FieldRecord, fixed: Geometry, landmarks: str | None) -> tuple[str, ...]:
+    """What a reader should know before trusting a displacement.
+
+    Args:
+        field: What was exported.
+        fixed: Grid of the fixed image.
+        landmarks: What there is to say of the landmarks.
+    """
+    found = [] if landmarks is None else [landmarks]
+    if field.repaired_maximum_mm > min(fixed.spacing_mm) / 2:
+        found.append(
+            f"folds were smoothed away: {field.repaired_voxels} voxels of the displacement were "
+            f"changed, by up to {field.repaired_maximum_mm:.2g} mm"
+        )
+    if field.ndv_percent > 0:
+        found.append(
+            f"the displacement folds: its non-diffeomorphic volume (NDV) is "
+            f"{field.ndv_percent:.3g} % of the fixed image ({field.ndv_vox:.3g} voxels)"
+        )
+    if field.folded_percent > 0:
+        found.append(
+            f"the transform folds in {field.folded_percent:.3g} % of the cells of its own grid"
+        )
+    if field.inverse_missing_percent > 0:
+        found.append(
+            f"no inverse exists at {field.inverse_missing_percent:.3g} % of the moving image's "
+            "voxels, where the transform folds"
+        )
+    return tuple(found)
+
+
+def loss_record(loss: "LossValues | None") -> LossRecord | None:
+    """A loss as it stands in result.json."""
+    return None if loss is None else LossRecord(loss.similarity, loss.regularity, loss.total)
+
+
+def optimisation_record(trace: "Trace | None", mode: str) -> OptimisationRecord:
+    """The instance optimisation of a network as it stands in result.json.
+
+    Args:
+        trace: Its course; None: there was none.
+        mode: The plan's.
+    """
+    if trace is None:
+        return OptimisationRecord(mode, 0, 0, None, None)
+    cosines = [step.cosine for step in trace.steps if step.cosine is not None]
+    mean = sum(cosines) / len(cosines) if cosines else None
+    return OptimisationRecord(mode, len(trace.steps), trace.conflicts, mean, trace.stopped)
+
+
+def loss_warnings(before: LossRecord | None, after: LossRecord | None) -> tuple[str, ...]:
+    """Whether instance optimisation did harm, in words."""
+    if before is None or after is None or after.total <= before.total:
+        return ()
+    return (f"instance optimisation raised the loss from {before.total:.4g} to {after.total:.4g}",)
 
 
 def versions() -> dict[str, str]:

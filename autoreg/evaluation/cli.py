@@ -13,7 +13,7 @@ from autoreg.command import (
 )
 
 _DESCRIPTION = (
-    "Score the pairs that autoreg_predict registered, before and after: Dice and HD95 of labels, "
+    "Score registered pairs, before and after: Dice and HD95 of labels, "
     "TRE of landmarks, LNCC of intensities, and folds (NDV), volume change (SDlogJ) and inverse "
     "consistency of the displacement. Prints a table and writes summary.json, evaluation.csv, "
     "labels.csv and a picture of each pair."
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("autoreg_evaluate", _DESCRIPTION)
     parser.add_argument(
         "-i", "--input", type=Path, required=True, metavar="PREDICTIONS", dest="predictions",
-        help="output folder of autoreg_predict",
+        help="output folder of autoreg_predict, or of autoreg_register",
     )  # fmt: skip
     parser.add_argument(
         "-o", "--output", type=Path, metavar="OUT",

@@ -2,12 +2,14 @@
 
 All functions take pull-back displacements in voxels of their own grid, (3, D, H, W), channel c
 along array axis c. In these units the determinant of the Jacobian is that of the physical map,
-whatever spacing and direction the grid has (`voxel_displacement` converts).
+whatever spacing and direction the grid has (`voxel_displacement` converts). Along an axis of one
+voxel, as two-dimensional images have, the displacement is taken to be the same everywhere.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,7 +111,8 @@ def central_determinant(u_vox: Array, crop: int = 1) -> Tensor:
         crop: Voxels left out at every face, at least 1, so that no one-sided difference enters.
 
     Returns:
-        (D - 2 crop, H - 2 crop, W - 2 crop); empty if the grid is smaller than that.
+        (D - 2 crop, H - 2 crop, W - 2 crop), 1 where the axis has one voxel; empty if the grid is
+        smaller than that.
     """
     rows = [
         jacobian_determinant(field[None])[0, 1:-1, 1:-1, 1:-1] for field, _ in _slabs(u_vox, None)
@@ -117,7 +120,8 @@ def central_determinant(u_vox: Array, crop: int = 1) -> Tensor:
     if not rows:
         return torch.zeros(0, 0, 0, dtype=torch.float64)
     inner = slice(crop - 1, 1 - crop or None)
-    return torch.cat(rows)[inner, inner, inner]
+    d, h, w = (slice(None) if n == 1 else inner for n in u_vox.shape[1:])
+    return torch.cat(rows)[d, h, w]
 
 
 def sdlogj(u_vox: Array, mask: Array | None = None, *, plus3: bool = True) -> float:
@@ -141,7 +145,8 @@ def sdlogj(u_vox: Array, mask: Array | None = None, *, plus3: bool = True) -> fl
     _require_mask_fits(u_vox, mask)
     determinant = central_determinant(u_vox, crop=2)
     if mask is not None:
-        inner = as_tensor(mask, torch.bool)[2:-2, 2:-2, 2:-2]
+        d, h, w = (slice(None) if n == 1 else slice(2, -2) for n in mask.shape)
+        inner = as_tensor(mask, torch.bool)[d, h, w]
         determinant = determinant[inner.to(determinant.device)]
     if determinant.numel() == 0:
         return float("nan")
@@ -152,6 +157,7 @@ def sdlogj(u_vox: Array, mask: Array | None = None, *, plus3: bool = True) -> fl
 def _slabs(u_vox: Array, mask: Array | None) -> Iterator[tuple[Tensor, Tensor]]:
     """Float64 slabs of the field with one voxel around, and the mask of their inner voxels."""
     _require_mask_fits(u_vox, mask)
+    u_vox, mask = _thickened(u_vox, 1), None if mask is None else _thickened(mask, 0)
     shape = tuple(u_vox.shape[1:])
     if min(shape) < 3:
         return
@@ -165,6 +171,18 @@ def _slabs(u_vox: Array, mask: Array | None) -> Iterator[tuple[Tensor, Tensor]]:
         else:
             inside = as_tensor(mask[inner], torch.bool)
         yield field, inside.to(field.device)
+
+
+def _thickened(values: Array, first: int) -> Array:
+    """Three equal layers along each axis of one voxel; `first` is the array's first axis."""
+    for axis in range(first, first + 3):
+        if values.shape[axis] == 1:
+            sizes = [3 if i == axis else 1 for i in range(len(values.shape))]
+            if isinstance(values, Tensor):
+                values = values.repeat(sizes)
+            else:
+                values = np.tile(values, sizes)
+    return values
 
 
 def _require_mask_fits(u_vox: Array, mask: Array | None) -> None:

@@ -201,7 +201,10 @@ def _colour_bars(figure: Figure, axes: NDArray[Any], mappables: tuple[Any, Any])
 
 
 def _views(fixed: Volume, initial: Volume, warped: Volume, displacement_mm: Image) -> list[_View]:
-    """The three slices, all of them turned to canonical directions: d to S, h to P, w to L."""
+    """The three slices, all of them turned to canonical directions: d to S, h to P, w to L.
+
+    Of a single layer there is but one.
+    """
     order, flips = _canonical(fixed.geometry.orientation)
     u_vox = voxel_displacement(displacement_mm, fixed.geometry)
     u_vox = u_vox[order] * torch.tensor([-1.0 if f else 1.0 for f in flips]).view(3, 1, 1, 1)
@@ -212,7 +215,8 @@ def _views(fixed: Volume, initial: Volume, warped: Volume, displacement_mm: Imag
     mask = foreground_mask(arrays[0])
     centre = [round(float(places.mean())) for places in np.nonzero(mask)]
     views = []
-    for axis, (down, right), letters in _VIEWS:
+    layers = [view for view in _VIEWS if field.shape[view[0] + 1] == 1]
+    for axis, (down, right), letters in layers or _VIEWS:
         at = centre[axis]
         images = [
             _scaled(array.take(at, axis), span) for array, span in zip(arrays, ranges, strict=True)

@@ -57,7 +57,7 @@ def find_cases(predictions: Path) -> tuple[Path, ...]:
     """The folders of pairs in an output folder of autoreg_predict, complete or not.
 
     Args:
-        predictions: The folder.
+        predictions: The folder; that of one pair, as autoreg_register writes it, will do.
 
     Returns:
         Sub-folders that hold a result.json or any other file of a prediction, by name: failed
@@ -68,21 +68,19 @@ def find_cases(predictions: Path) -> tuple[Path, ...]:
     """
     if not predictions.is_dir():
         raise UsageError(
-            f"-i {predictions}: no such folder; expected the output folder of autoreg_predict"
+            f"-i {predictions}: no such folder; expected the output folder of autoreg_predict or "
+            "autoreg_register"
         )
+    if _is_case(predictions):
+        return (predictions.resolve(),)
     cases = tuple(
         folder for folder in sorted(predictions.iterdir()) if folder.is_dir() and _is_case(folder)
     )
     if cases:
         return cases
-    if (predictions / RESULT_FILE).is_file():
-        raise UsageError(
-            f"-i {predictions}: is the folder of one pair; give the folder above it, "
-            f"{predictions.absolute().parent}"
-        )
     raise UsageError(
-        f"-i {predictions}: holds no predictions; expected <case>/{RESULT_FILE}, as "
-        "autoreg_predict writes them with -o"
+        f"-i {predictions}: holds no registered pairs; expected <case>/{RESULT_FILE}, as "
+        f"autoreg_predict writes them with -o, or {RESULT_FILE} of autoreg_register"
     )
 
 
@@ -97,7 +95,8 @@ def read_prediction(folder: Path) -> PredictedPair:
         why = unfinished(folder)
         raise DataError(
             f"{folder}: {RESULT_FILE} is missing, so the prediction is incomplete"
-            f"{'' if why is None else f' ({why})'}; run autoreg_predict again with --continue"
+            f"{'' if why is None else f' ({why})'}; run autoreg_predict again with --continue, or "
+            "autoreg_register"
         )
     result = read_result(folder)
     if result.case != folder.name:

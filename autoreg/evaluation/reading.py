@@ -6,7 +6,8 @@ from pathlib import Path
 from autoreg.errors import DataError
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.volume import Kind, Volume
-from autoreg.io.images import read_image, read_on_grid
+from autoreg.io.image_headers import read_channels
+from autoreg.io.images import require_grid
 
 FIXED = "the fixed image"
 
@@ -26,8 +27,8 @@ def existing(name: str | Path) -> Path:
 
 
 def read_image_of(names: Sequence[str | Path], kind: Kind) -> Volume:
-    """Read an image, one file per channel."""
-    return read_image([existing(name) for name in names], kind)
+    """Read a two- or three-dimensional image, one file per channel."""
+    return read_channels([existing(name) for name in names], kind)[0]
 
 
 def read_on_fixed(names: Sequence[str | Path], kind: Kind, grid: Geometry) -> Volume:
@@ -36,4 +37,6 @@ def read_on_fixed(names: Sequence[str | Path], kind: Kind, grid: Geometry) -> Vo
     Raises:
         DataError: if it is missing, cannot be read or lies elsewhere.
     """
-    return read_on_grid([existing(name) for name in names], kind, grid, FIXED)
+    volume = read_image_of(names, kind)
+    require_grid(Path(names[0]), volume.geometry, grid, FIXED)
+    return volume

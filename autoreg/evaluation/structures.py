@@ -16,7 +16,7 @@ from autoreg.evaluation.surface import hd95
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.resampling import resample_volume
 from autoreg.geometry.volume import Volume
-from autoreg.io.images import read_geometry
+from autoreg.io.image_headers import read_grid
 from autoreg.io.landmarks import read_landmarks, read_voxel_landmarks
 from autoreg.io.result import WARPED_LABELS_FILE, WARPED_LANDMARKS_FILE
 
@@ -141,7 +141,7 @@ def landmark_errors(pair: PredictedPair, geometry: Geometry) -> LandmarkErrors |
     fixed_path, moving_path = existing(files.fixed_landmarks), existing(files.moving_landmarks)
     if files.landmark_frame == "voxels":
         fixed = read_voxel_landmarks(fixed_path, geometry)
-        moving = read_voxel_landmarks(moving_path, read_geometry(existing(files.moving[0])))
+        moving = read_voxel_landmarks(moving_path, read_grid(existing(files.moving[0]))[0])
     else:
         fixed, moving = read_landmarks(fixed_path), read_landmarks(moving_path)
     warped_path = existing(pair.folder / WARPED_LANDMARKS_FILE)

@@ -114,7 +114,12 @@ def surfels(
         spacing_mm: Along the array axes.
     """
     box = box or (slice(0, None), slice(0, None), slice(0, None))
-    padded = np.pad(label_map[box] == label, 1).view(np.uint8)
+    inside = label_map[box] == label
+    for axis, n in enumerate(label_map.shape):
+        # A single layer has an outline, but no surface above and below.
+        widths = [(int(i == axis), int(i == axis)) for i in range(3)]
+        inside = np.pad(inside, widths, mode="edge" if n == 1 else "constant")
+    padded = inside.view(np.uint8)
     codes = np.zeros([n - 1 for n in padded.shape], np.uint8)
     for bit, offset in zip(_BITS, _CORNERS, strict=True):
         part = tuple(slice(o, n - 1 + o) for o, n in zip(offset, padded.shape, strict=True))

@@ -1,17 +1,41 @@
 """Volumes on other grids."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from autoreg.errors import GeometryError
 from autoreg.geometry.grid import FloatArray, Geometry
-from autoreg.geometry.transforms import Transform, slab_points, to_batch
+from autoreg.geometry.interpolation import Interpolation, default_interpolation, make_sampler
+from autoreg.geometry.transforms import (
+    Composite,
+    DisplacementField,
+    Transform,
+    map_where_known,
+    slab_points,
+)
 from autoreg.geometry.volume import Volume
-from autoreg.numerics.warp import Mode, sample_at_index
+
+# What headers in float32 lose is no difference between grids.
+_SAME_GRID_MM = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """A volume on another grid, and how much of it is known.
+
+    Attributes:
+        volume: On the grid that was asked for.
+        inside: Voxels which the transform takes into the moving image.
+        unknown: Voxels at which the transform is not known (a displacement field folds there and
+            has no inverse); they hold the outside value.
+    """
+
+    volume: Volume
+    inside: int
+    unknown: int
 
 
 def resample_volume(
@@ -20,41 +44,136 @@ def resample_volume(
     reference: Geometry,
     *,
     outside: float | Sequence[float] = 0.0,
+    interpolation: Interpolation | None = None,
 ) -> Volume:
+    """Pull a volume back onto a grid: out(p) = moving(transform(p)); see `resample_known`.
+
+    Raises:
+        GeometryError: as `resample_known`, and if the transform has no inverse somewhere.
+    """
+    found = resample_known(
+        moving, transform, reference, outside=outside, interpolation=interpolation
+    )
+    if found.unknown:
+        raise GeometryError(
+            f"the transform has no inverse at {found.unknown} voxels of the grid, because it folds "
+            "there; register again with a larger regularity weight"
+        )
+    return found.volume
+
+
+def resample_known(
+    moving: Volume,
+    transform: Transform | None,
+    reference: Geometry,
+    *,
+    outside: float | Sequence[float] = 0.0,
+    interpolation: Interpolation | None = None,
+) -> Resampled:
     """Pull a volume back onto a grid: out(p) = moving(transform(p)), computed in slabs.
 
-    Intensities are interpolated linearly; label maps and masks take the nearest voxel. A point is
-    inside the moving image up to half a voxel beyond its outermost voxel centres, where the edge
-    value is held, which is ITK's rule (`ImageFunction::IsInsideBuffer`): SimpleITK's resampling
-    with the same transform gives the same image.
+    A point is inside the moving image up to half a voxel beyond its outermost voxel centres, where
+    the edge value is held, which is ITK's rule (`ImageFunction::IsInsideBuffer`): SimpleITK's
+    resampling with the same transform gives the same image.
 
     Args:
         moving: The image.
         transform: From points of `reference` to points of `moving`; None is the identity.
         reference: The grid of the result.
         outside: The value beyond the moving image, or one value for each of its channels.
+        interpolation: See `make_sampler`; by default intensities are interpolated linearly, label
+            maps and masks take the nearest voxel.
 
     Returns:
         The volume on `reference`, of the same kind and number type.
 
     Raises:
-        GeometryError: if there are neither one nor as many outside values as channels.
+        GeometryError: if there are neither one nor as many outside values as channels, or the
+            interpolation does not suit the volume.
     """
     beyond = _outside_values(moving, outside)
-    mode: Mode = "linear" if moving.kind == "intensity" else "nearest"
-    image = torch.from_numpy(_known_to_torch(moving))[None]
+    sampler = make_sampler(moving, interpolation or default_interpolation(moving))
     shape = np.array(moving.geometry.shape)
     result = np.empty((moving.array.shape[0], *reference.shape), dtype=moving.array.dtype)
-    for layers, points in slab_points(reference):
-        mapped = points if transform is None else transform.map_points(points)
-        index = moving.geometry.to_index(mapped)
-        inside = ((index >= -0.5) & (index < shape - 0.5)).all(axis=1)
-        where = to_batch(index).float() if mode == "linear" else to_batch(index)
-        values = sample_at_index(image, where, "border", mode)[0]
-        piece = values.flatten(1).numpy()
+    inside_count = unknown_count = 0
+    for layers, _, points, known in mapped_slabs(transform, reference):
+        index = moving.geometry.to_index(points)
+        inside = ((index >= -0.5) & (index < shape - 0.5)).all(axis=1) & known
+        piece = sampler(index)
         piece = np.where(inside, piece, beyond.astype(piece.dtype))
         result[:, layers] = piece.reshape(piece.shape[0], -1, *reference.shape[1:])
-    return Volume(result, reference, moving.kind)
+        inside_count += int(np.count_nonzero(inside))
+        unknown_count += int(known.size - np.count_nonzero(known))
+    return Resampled(Volume(result, reference, moving.kind), inside_count, unknown_count)
+
+
+def sample_displacement_known(
+    transform: Transform, reference: Geometry
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The displacement transform(p) - p at the voxel centres of a grid, and where it is known.
+
+    Args:
+        transform: Any transform; an inverse may not exist everywhere.
+        reference: The grid.
+
+    Returns:
+        (D, H, W, 3) float32, xyz LPS mm, holding the best that was found where it is not known;
+        and (D, H, W).
+    """
+    u_mm = np.empty((*reference.shape, 3), dtype=np.float32)
+    where = np.empty(reference.shape, dtype=np.bool_)
+    for layers, nodes, points, known in mapped_slabs(transform, reference):
+        u_mm[layers] = (points - nodes).reshape(-1, *reference.shape[1:], 3)
+        where[layers] = known.reshape(-1, *reference.shape[1:])
+    return u_mm, where
+
+
+def mapped_slabs(
+    transform: Transform | None, reference: Geometry
+) -> Iterator[tuple[slice, FloatArray, FloatArray, NDArray[np.bool_]]]:
+    """Where a transform takes the voxel centres of a grid, some layers at a time.
+
+    Args:
+        transform: None is the identity.
+        reference: The grid.
+
+    Yields:
+        Layers of the grid, their voxel centres (N, 3) xyz LPS mm, where these go, and (N,) whether
+        that is known.
+    """
+    on_grid, rest = _field_on_grid(transform, reference)
+    for layers, nodes in slab_points(reference):
+        moved = nodes if on_grid is None else nodes + _node_displacement(on_grid, layers)
+        yield layers, nodes, *map_where_known(rest, moved)
+
+
+def _field_on_grid(
+    transform: Transform | None, reference: Geometry
+) -> tuple[DisplacementField | None, Transform]:
+    """A field that comes first and lives on the very grid, which needs no interpolation; the rest.
+
+    That is the usual case: a displacement is stored on the fixed image's grid.
+    """
+    if transform is None:
+        return None, Composite(())
+    parts = transform.transforms if isinstance(transform, Composite) else (transform,)
+    first, others = (parts[0], parts[1:]) if parts else (Composite(()), ())
+    if isinstance(first, Composite) and first.transforms:
+        on_grid, rest = _field_on_grid(first, reference)
+        return on_grid, Composite((rest, *others))
+    if (
+        isinstance(first, DisplacementField)
+        and first.geometry.difference(reference, _SAME_GRID_MM) is None
+    ):
+        return first, Composite(others)
+    return None, Composite(parts)
+
+
+def _node_displacement(field: DisplacementField, layers: slice) -> FloatArray:
+    """The displacement at the nodes of some layers, (N, 3) xyz LPS mm."""
+    u_vox = field.u_vox[:, layers].reshape(3, -1)
+    u_mm: FloatArray = np.einsum("xa,an->nx", field.geometry.index_to_world[:3, :3], u_vox)
+    return u_mm
 
 
 def _outside_values(volume: Volume, outside: float | Sequence[float]) -> FloatArray:
@@ -66,11 +185,3 @@ def _outside_values(volume: Volume, outside: float | Sequence[float]) -> FloatAr
             "one for each"
         )
     return values[:, None]
-
-
-def _known_to_torch(volume: Volume) -> NDArray[Any]:
-    """The volume's array in a type that torch can sample."""
-    if volume.kind == "intensity":
-        return np.ascontiguousarray(volume.array, dtype=np.float32)
-    small = np.can_cast(volume.array.dtype, np.int32)
-    return np.ascontiguousarray(volume.array, dtype=np.int32 if small else np.int64)

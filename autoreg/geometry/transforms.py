@@ -214,7 +214,7 @@ def invert_on_grid(
     u_mm = np.empty((*geometry.shape, 3), dtype=np.float32)
     residual_mm = np.empty(geometry.shape, dtype=np.float32)
     for layers, points in slab_points(geometry):
-        origins, known = _map_where_known(inverse, points)
+        origins, known = map_where_known(inverse, points)
         residual = np.linalg.norm(transform.map_points(origins) - points, axis=1)
         residual[~known] = np.inf
         u_mm[layers] = (origins - points).reshape(-1, *geometry.shape[1:], 3)
@@ -230,16 +230,24 @@ def slab_points(geometry: Geometry) -> Iterator[tuple[slice, FloatArray]]:
         yield layers, _to_rows(points)
 
 
-def _map_where_known(
+def map_where_known(
     transform: Transform, points_mm: FloatArray
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Map points through inverses that may not exist everywhere."""
+    """Map points through inverses that may not exist everywhere.
+
+    Args:
+        transform: Any transform.
+        points_mm: (N, 3) xyz LPS mm.
+
+    Returns:
+        (N, 3) points, and (N,) whether each is known; where it is not, the best point found.
+    """
     if isinstance(transform, InverseDisplacementField):
         return transform.solve(points_mm)
     known = np.ones(len(points_mm), dtype=np.bool_)
     if isinstance(transform, Composite):
         for part in transform.transforms:
-            points_mm, still = _map_where_known(part, points_mm)
+            points_mm, still = map_where_known(part, points_mm)
             known &= still
         return points_mm, known
     return transform.map_points(points_mm), known

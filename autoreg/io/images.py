@@ -159,21 +159,25 @@ def set_itk_geometry(image: sitk.Image, geometry: Geometry) -> None:
     image.SetDirection(direction)
 
 
-def from_sitk(image: sitk.Image, kind: Kind) -> Volume:
+def from_sitk(image: sitk.Image, kind: Kind, name: str = "SimpleITK image") -> Volume:
     """A three-dimensional SimpleITK image as a volume; vector components become channels.
+
+    Args:
+        image: The image.
+        kind: As for `read_image`.
+        name: What it is, in messages: its file.
 
     Raises:
         DataError: if the image is not three-dimensional or its numbers do not suit `kind`.
     """
     if image.GetDimension() != 3:
-        raise DataError(f"a SimpleITK image of {image.GetDimension()} dimensions; expected 3")
+        raise DataError(f"{name}: of {image.GetDimension()} dimensions; expected 3")
     geometry = Geometry.from_itk(
         image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection()
     )
     array = sitk.GetArrayFromImage(image)
     channels = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
-    name = Path("SimpleITK image")
-    return Volume(np.stack([_converted(c, kind, name) for c in channels]), geometry, kind)
+    return Volume(np.stack([_converted(c, kind, Path(name)) for c in channels]), geometry, kind)
 
 
 def _read_scalar(path: Path) -> tuple[NDArray[Any], Geometry]:

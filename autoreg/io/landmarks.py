@@ -75,6 +75,13 @@ def write_landmarks(path: Path, points_mm: ArrayLike) -> None:
     write_text_atomic(path, "\n".join([",".join(HEADER), *lines]) + "\n")
 
 
+def write_voxel_landmarks(path: Path, points_mm: ArrayLike, geometry: Geometry) -> None:
+    """Write points (N, 3), xyz LPS mm, as voxel indices; the form of `read_voxel_landmarks`."""
+    index = geometry.to_index(points_mm)[:, ::-1]
+    lines = [",".join(f"{value:.6f}" for value in row) for row in index]
+    write_text_atomic(path, "\n".join(lines) + "\n")
+
+
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Line numbers and cells of all lines that are not empty."""
     try:

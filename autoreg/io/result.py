@@ -106,6 +106,58 @@ class OptimisationRecord:
 
 
 @dataclass(frozen=True)
+class AlignmentRecord:
+    """The initial alignment of a pair that was registered without a network.
+
+    Attributes:
+        kind: "none", "centres", "rigid" or "affine".
+        kept: "aligned", or "headers" where nothing better than the headers' placement was found.
+        similarity_before: Correlation ratio, 0 to 1, in the headers' placement.
+        similarity_after: The same after the alignment.
+        overlap_before: Share of the smaller foreground that lies in the other one, headers.
+        overlap_after: The same after the alignment.
+        starts: Starting placements that were tried.
+        seconds: Wall-clock.
+    """
+
+    kind: str
+    kept: str
+    similarity_before: float
+    similarity_after: float
+    overlap_before: float
+    overlap_after: float
+    starts: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FieldOptimisationRecord:
+    """The optimisation of a displacement field; plan.json has what was obeyed.
+
+    Attributes:
+        preset: Name of the preset; null for a plan of the user's own.
+        similarity: "lncc", "squared_lncc" or "mind".
+        similarity_reason: Why this one.
+        correlation_aligned: Mean local correlation on a coarse copy of the images (its absolute
+            value unless `similarity` is "lncc") after the initial alignment; null where nothing
+            could be compared.
+        correlation_registered: The same after registration.
+        steps: Steps taken.
+        refined: Whether the second stage was needed.
+        seconds: Wall-clock.
+    """
+
+    preset: str | None
+    similarity: str
+    similarity_reason: str
+    correlation_aligned: float | None
+    correlation_registered: float | None
+    steps: int
+    refined: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
 class FieldRecord:
     """The exported displacement.
 
@@ -120,6 +172,10 @@ class FieldRecord:
             alignment, on the fixed grid: the volume of its folded tetrahedra as a share of all
             voxels off the border. 0: a digital diffeomorphism up to tetrahedra of no volume.
         ndv_vox: The same in voxels of the fixed grid.
+        repaired_voxels: Voxels of the exported displacement that were changed because the
+            transform folded nearby; 0 where nothing was done. All other keys describe what was
+            exported.
+        repaired_maximum_mm: Largest distance by which that moved where a point goes.
         inverse_residual_mean_mm: Mean distance between T(inverse(q)) and q over the voxels q of
             the moving grid at which an inverse exists; null where it exists nowhere.
         inverse_residual_maximum_mm: Largest such distance.
@@ -133,6 +189,8 @@ class FieldRecord:
     folded_percent: float
     ndv_percent: float
     ndv_vox: float
+    repaired_voxels: int
+    repaired_maximum_mm: float
     inverse_residual_mean_mm: float | None
     inverse_residual_maximum_mm: float | None
     inverse_missing_percent: float
@@ -156,7 +214,7 @@ class Result:
         case: Name of the pair, and of its folder.
         request: SHA-256 of inputs, weights, plan and options; `--continue` compares it.
         inputs: The files of the pair.
-        model: The weights.
+        model: The weights; null without a network.
         device: Where it was computed.
         versions: Of autoreg and what it stands on.
         seconds: Whole time spent on the pair.
@@ -164,31 +222,35 @@ class Result:
         loss_before: Loss of the network as it was trained, on the plan's grid; null without
             instance optimisation.
         loss_after: Loss after instance optimisation; likewise.
-        optimisation: Instance optimisation.
+        optimisation: Instance optimisation of a network; null without one.
         field: The exported displacement.
         outside_value: What each channel of the warped image holds where the moving image ends.
         label_names: Structures by name, as the plan knows them.
         files: Size in bytes of every file written beside this one.
         warnings: What a reader should know before trusting the result.
+        alignment: The initial alignment; null where the network's plan has one.
+        field_optimisation: Null where there was none.
     """
 
     format: int
     case: str
     request: str
     inputs: InputsRecord
-    model: ModelRecord
+    model: ModelRecord | None
     device: str
     versions: dict[str, str]
     seconds: float
     stages: SecondsRecord
     loss_before: LossRecord | None
     loss_after: LossRecord | None
-    optimisation: OptimisationRecord
+    optimisation: OptimisationRecord | None
     field: FieldRecord
     outside_value: tuple[float, ...]
     label_names: dict[str, int]
     files: dict[str, int]
     warnings: tuple[str, ...]
+    alignment: AlignmentRecord | None = None
+    field_optimisation: FieldOptimisationRecord | None = None
 
 
 def read_result(folder: Path) -> Result:

@@ -128,7 +128,7 @@ def result_of(case, files):
         loss_before=None,
         loss_after=None,
         optimisation=OptimisationRecord("none", 0, 0, None, None),
-        field=FieldRecord(1.0, 2.0, 0.5, 0.0, 0.0, 0.0, 1e-4, 1e-3, 0.0),
+        field=FieldRecord(1.0, 2.0, 0.5, 0.0, 0.0, 0.0, 0, 0.0, 1e-4, 1e-3, 0.0),
         outside_value=(0.0,),
         label_names={"core": 3, "shell": 1},
         files={},

@@ -107,12 +107,19 @@ def test_what_is_no_prediction_folder_ends_with_2(pair, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for folder, message in (
         (tmp_path / "absent", "no such folder"),
-        (tmp_path / "empty", "holds no predictions"),
-        (pair.folder, "is the folder of one pair"),
+        (tmp_path / "empty", "holds no registered pairs"),
     ):
         status, _, error = run(capsys, "-i", folder)
         assert status == 2
         assert message in error
+
+
+def test_the_folder_of_one_pair_will_do(pair, tmp_path, capsys):
+    status, text, _ = run(capsys, "-i", pair.folder, "-o", tmp_path / "one")
+    assert status == 0
+    assert "1 pair evaluated" in text
+    (case,) = json.loads((tmp_path / "one/summary.json").read_text("utf-8"))["cases"]
+    assert case["case"] == pair.folder.name
 
 
 def test_reports_of_an_earlier_evaluation_do_not_linger(pair, capsys):

@@ -200,6 +200,7 @@ def test_what_is_no_file_of_weights_is_refused_and_nothing_in_it_recommended(
     message = capsys.readouterr().err
     assert "page.html: " in message
     assert "weights_only" not in message
+    assert "if the file was copied or downloaded" in message  # or was trained by the user
 
 
 def test_a_grid_that_holds_no_anatomy_is_refused(tmp_path, capsys):

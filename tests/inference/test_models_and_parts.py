@@ -55,6 +55,7 @@ def test_the_only_trained_model_needs_no_name(results):
     [
         (ModelRequest(dataset="3"), "-d 3: no trained model"),
         (ModelRequest(dataset="Dataset001_Brain"), 'did you mean "Dataset001_Brains"'),
+        (ModelRequest(dataset="brians"), 'did you mean "Dataset001_Brains"'),
         (ModelRequest(dataset="1", configuration="huge"), "--config huge: not trained"),
     ],
 )
@@ -68,10 +69,10 @@ def test_a_folder_one_too_high_gets_a_hint(results):
         choose_model(ModelRequest(folder=results / "Dataset012_Lungs"), results)
 
 
-def test_no_model_at_all(tmp_path, capsys):
+def test_flags_of_a_model_are_refused_where_there_is_none(tmp_path, capsys):
     arguments = ["-i", str(tmp_path), "-o", str(tmp_path / "o"), "--results", str(tmp_path / "r")]
-    assert main_predict(arguments) == 2
-    assert "no trained model; train one with autoreg_train" in capsys.readouterr().err
+    assert main_predict([*arguments, "--io", "none", "--fixed-modality", "CT"]) == 2
+    assert "no trained model, so that --io, --fixed-modality would" in capsys.readouterr().err
 
 
 def test_each_gpu_gets_its_part():

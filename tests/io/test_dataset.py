@@ -295,6 +295,8 @@ def test_data_sets_are_found_by_id_name_or_being_alone(tmp_path):
     assert resolve_dataset(tmp_path, "NLST") == learn2reg
     with pytest.raises(UsageError, match="Dataset001_One, Dataset012_Twelve, NLST"):
         resolve_dataset(tmp_path)
+    with pytest.raises(UsageError, match='"twleve"; did you mean "Dataset012_Twelve"'):
+        resolve_dataset(tmp_path, "twleve")
     with pytest.raises(UsageError, match='none of them is "5"'):
         resolve_dataset(tmp_path, "5")
     images(tmp_path / "Dataset001_Other", "a")

@@ -13,7 +13,8 @@ from autoreg.geometry.resampling import resample_volume
 from autoreg.geometry.transforms import Affine, Composite, DisplacementField, sample_displacement_mm
 from autoreg.geometry.volume import Volume
 from autoreg.io.images import read_image, to_sitk, write_image
-from autoreg.io.transforms import read_displacement, write_displacement
+from autoreg.io.planar import lifted_geometry
+from autoreg.io.transforms import displacement_dimension, read_displacement, write_displacement
 
 SUFFIXES = [".nii.gz", ".nii", ".nrrd", ".mha"]
 
@@ -48,6 +49,42 @@ def test_round_trip(tmp_path, geometry, u_mm, suffix):
     assert again.dtype == np.float32
     assert geometry.difference(same, tolerance_mm=1e-4) is None
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_two_dimensional_field_is_written_as_one(tmp_path, suffix):
+    plane = lifted_geometry((5, 4), (1.5, 2.0), (3.0, -4.0), (0.6, -0.8, 0.8, 0.6))
+    u_mm = np.random.default_rng(0).normal(size=(1, 4, 5, 3)).astype(np.float32)
+    path = tmp_path / f"plane{suffix}"
+    with pytest.raises(GeometryError, match="leaves its plane"):
+        write_displacement(path, u_mm, plane, 2)
+    u_mm[..., 2] = 0
+    write_displacement(path, u_mm, plane, 2)
+    image = sitk.ReadImage(str(path))
+    assert (image.GetDimension(), image.GetNumberOfComponentsPerPixel()) == (2, 2)
+    np.testing.assert_array_equal(image[3, 2], u_mm[0, 2, 3, :2])
+    point = image.TransformIndexToPhysicalPoint((3, 2))
+    np.testing.assert_allclose(point, plane.to_world((0, 2, 3))[:2], atol=1e-5)
+    again, same = read_displacement(path)
+    np.testing.assert_array_equal(again, u_mm)
+    assert plane.difference(same, tolerance_mm=1e-4) is None
+    assert displacement_dimension(path) == 2
+    oblique = make_geometry("oblique", (5, 4, 1), (1.5, 2.0, 1.0))
+    with pytest.raises(GeometryError, match="not that of a two-dimensional image"):
+        write_displacement(path, u_mm, oblique, 2)
+
+
+def test_slicers_displacement_vectors_are_turned_as_itk_turns_them(tmp_path, geometry, u_mm):
+    """Intent 1006: ITK 5.3 and later reads RAS components."""
+    path = tmp_path / "slicer.nii.gz"
+    write_displacement(path, u_mm, geometry)
+    stored = nibabel.load(path)
+    stored.header["intent_code"] = 1006
+    turned = tmp_path / "turned.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(stored.dataobj, stored.affine, stored.header), turned)
+    ours, _ = read_displacement(turned)
+    np.testing.assert_array_equal(ours, u_mm * np.float32([-1, -1, 1]))
+    np.testing.assert_array_equal(ours, sitk.GetArrayFromImage(sitk.ReadImage(str(turned))))
 
 
 def test_nifti_header_says_vector_and_components_are_lps(tmp_path, geometry, u_mm):

@@ -1,0 +1,134 @@
+"""Transforms in files, and chains of them as commands are given them.
+
+`inverse:` before a file's name asks for the inverse. A chain is given in the order of
+antsApplyTransforms: the first transform is the first that a point of the fixed image goes through.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoreg.errors import DataError, GeometryError, UsageError
+from autoreg.geometry.grid import Geometry
+from autoreg.geometry.transforms import Composite, DisplacementField, Transform
+from autoreg.io.images import WRITTEN_SUFFIXES
+from autoreg.io.itk_transforms import ITK_SUFFIXES, read_itk_transform
+from autoreg.io.result import DISPLACEMENT_FILE, INVERSE_FILE, UNFINISHED_FILE
+from autoreg.io.transforms import (
+    Dimension,
+    displacement_dimension,
+    field_from_mm,
+    read_displacement,
+)
+
+INVERSE_PREFIX = "inverse:"
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Transforms one after the other.
+
+    Attributes:
+        parts: The one that a point goes through first is the first.
+        dimension: Of the images that they belong to.
+        grid: Where points must lie for the chain to know them: the grid of the displacement that
+            comes first; None if an affine map or an inverse comes first.
+        files: All that was read.
+    """
+
+    parts: tuple[Transform, ...]
+    dimension: Dimension
+    grid: Geometry | None
+    files: tuple[Path, ...]
+
+    @property
+    def transform(self) -> Composite:
+        """The chain as one transform."""
+        return Composite(self.parts)
+
+
+def read_chain(specs: Sequence[str]) -> Chain:
+    """Read the transforms that a user names, in order.
+
+    Args:
+        specs: Of each one a file or the folder of a registered pair, after `inverse:` for its
+            inverse. A folder gives its displacement, or the inverse that is stored in it.
+
+    Raises:
+        DataError: if one cannot be read, or 2-D ones are mixed with 3-D ones.
+        UsageError: if there are none.
+    """
+    if not specs:
+        raise UsageError("no transform is given")
+    links = [read_link(spec) for spec in specs]
+    for spec, link in zip(specs, links, strict=True):
+        if link.dimension != links[0].dimension:
+            raise DataError(
+                f"{spec}: a transform of {link.dimension}-D images in a chain with {specs[0]}, "
+                f"which is of {links[0].dimension}-D ones"
+            )
+    return Chain(
+        tuple(part for link in links for part in link.parts),
+        links[0].dimension,
+        links[0].grid,
+        tuple(file for link in links for file in link.files),
+    )
+
+
+def read_link(spec: str) -> Chain:
+    """Read one transform; see `read_chain`."""
+    inverted = spec.startswith(INVERSE_PREFIX)
+    path = Path(spec.removeprefix(INVERSE_PREFIX))
+    if path.is_dir():
+        # The stored inverse is not inverted again.
+        return _read_file(_file_of_result(path, inverse=inverted))
+    if not path.exists():
+        raise DataError(f"{path}: no such file{_ants_hint(spec)}")
+    link = _read_file(path)
+    if not inverted:
+        return link
+    inverse = Composite(link.parts).inverse()
+    return Chain(inverse.transforms, link.dimension, None, link.files)
+
+
+def _read_file(path: Path) -> Chain:
+    name = path.name.lower()
+    if name.endswith(WRITTEN_SUFFIXES):
+        dimension = displacement_dimension(path)
+        field = _field(path)
+        return Chain((field,), dimension, field.geometry, (path,))
+    if name.endswith(ITK_SUFFIXES):
+        parts, dimension = read_itk_transform(path)
+        first = parts[0] if parts else None
+        grid = first.geometry if isinstance(first, DisplacementField) else None
+        return Chain(parts, dimension, grid, (path,))
+    known = ", ".join((*WRITTEN_SUFFIXES, *ITK_SUFFIXES))
+    raise DataError(
+        f"{path}: unknown ending of a transform; known: {known}, or the folder of a registered pair"
+    )
+
+
+def _field(path: Path) -> DisplacementField:
+    try:
+        return field_from_mm(*read_displacement(path))
+    except GeometryError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _file_of_result(folder: Path, *, inverse: bool) -> Path:
+    unfinished = folder / UNFINISHED_FILE
+    if unfinished.is_file():
+        raise DataError(
+            f"{folder}: its registration is not finished ({unfinished.name} says why); register "
+            "the pair again"
+        )
+    path = folder / (INVERSE_FILE if inverse else DISPLACEMENT_FILE)
+    if not path.is_file():
+        raise DataError(f"{folder}: no folder of a registered pair: it holds no {path.name}")
+    return path
+
+
+def _ants_hint(spec: str) -> str:
+    if spec.startswith("["):
+        return f"; the inverse of a transform is asked for with {INVERSE_PREFIX}FILE"
+    return ""

@@ -1,0 +1,201 @@
+"""Registration of two images by optimising a displacement field, without any network.
+
+Coarse to fine, in two stages. First a smooth deformation: a stationary velocity of cubic B-splines,
+by Gauss-Newton, with the bending energy as regulariser. Where that leaves much undone that noise
+does not explain, as between different people's brains, a second stage refines the displacement
+block by block; between images of one anatomy it would only follow the noise, and is left out.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from autoreg.errors import DataError
+from autoreg.field_plan import FieldPlan, StageName
+from autoreg.geometry.grid import Geometry
+from autoreg.geometry.transforms import Affine, Composite, DisplacementField
+from autoreg.geometry.volume import Volume
+from autoreg.losses.mind import mind_descriptor
+from autoreg.losses.window import box_window
+from autoreg.numerics.coarse_inverse import coarse_inverse
+from autoreg.numerics.control_grid import ControlGrid
+from autoreg.numerics.precision import float32_exactly
+from autoreg.registration.field_course import Course, FieldStep
+from autoreg.registration.field_dense import BlockField, optimise_dense
+from autoreg.registration.field_images import FieldImages, make_images
+from autoreg.registration.field_level import Level
+from autoreg.registration.field_residual import Residual, residual_of
+from autoreg.registration.field_similarity import (
+    LocalCorrelation,
+    SquaredDifference,
+)
+from autoreg.registration.field_spline import SplineField, optimise_spline
+
+# Standard deviation, as a share of the image's range, below which a window is flat.
+_FLAT_WINDOW = 0.01
+# Mean squared differences of MIND are small; so scaled, the same weights serve for them.
+_MIND_SCALE = 32.0
+_MIND_RADIUS, _MIND_DILATION = 1, 1
+
+
+@dataclass(frozen=True, eq=False)
+class FieldRegistration:
+    """What was found.
+
+    Attributes:
+        initial: From fixed to moving points, as given.
+        forward: Displacement of the points of the fixed image, before `initial`.
+        backward: The inverse of `forward`, on the same grid.
+        residual: What the spline left undone; decides on the second stage.
+        refined: Whether there was a second stage.
+        steps: All steps taken.
+        seconds: Wall time.
+    """
+
+    initial: Affine
+    forward: DisplacementField
+    backward: DisplacementField
+    residual: Residual
+    refined: bool
+    steps: tuple[FieldStep, ...]
+    seconds: float
+
+    @property
+    def transform(self) -> Composite:
+        """From points of the fixed image to points of the moving one, LPS mm."""
+        return Composite((self.forward, self.initial))
+
+    @property
+    def inverse(self) -> Composite:
+        """From points of the moving image to points of the fixed one, LPS mm."""
+        return Composite((self.initial.inverse(), self.backward))
+
+
+@torch.no_grad()
+@float32_exactly()
+def register_field(
+    fixed: Volume,
+    moving: Volume,
+    initial: Affine,
+    plan: FieldPlan,
+    *,
+    fixed_mask: Volume | None = None,
+    moving_mask: Volume | None = None,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[FieldStep], None] | None = None,
+) -> FieldRegistration:
+    """Register two images.
+
+    Args:
+        fixed: The fixed image; an axis of one voxel is left alone.
+        moving: The moving image, on any grid, with as many channels.
+        initial: The initial alignment, from fixed to moving points.
+        plan: Similarity, stages and how long.
+        fixed_mask: Where the fixed image counts; likewise the other.
+        moving_mask: See `fixed_mask`.
+        device: Where to compute.
+        on_step: Hears of every step.
+
+    Raises:
+        DataError: for an image or mask of which nothing can be compared.
+    """
+    start = time.perf_counter()
+    images = make_images(fixed, moving, initial, (fixed_mask, moving_mask), torch.device(device))
+    optimisation = _Optimisation(images, plan, Course(plan.flat_tolerance, on_step))
+    u_mm, residual, refined = optimisation.run()
+    spacing = torch.tensor(fixed.geometry.spacing_mm).to(u_mm).view(3, 1, 1, 1)
+    u_vox = u_mm / spacing
+    return FieldRegistration(
+        initial,
+        _field(u_vox, fixed.geometry),
+        _field(coarse_inverse(u_vox), fixed.geometry),
+        residual,
+        refined,
+        tuple(optimisation.course.steps),
+        time.perf_counter() - start,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Optimisation:
+    images: FieldImages
+    plan: FieldPlan
+    course: Course
+
+    def run(self) -> tuple[Tensor, Residual, bool]:
+        """The displacement on the whole fixed grid (3, D, H, W), mm along its axes."""
+        dense = self.plan.dense
+        field = self._start()
+        last = min(1, self.images.resolutions - 1)
+        for index in reversed(range(last, self.images.resolutions)):
+            field = self._spline(field, index)
+        residual = residual_of(self._level(last, "dense"), field, self.images)
+        wanted = dense is not None and residual.unexplained >= dense.from_residual
+        if dense is None or not wanted:
+            for index in reversed(range(last)):
+                field = self._spline(field, index)
+            u_mm = field.grid.evaluate(field.displacement, self.images.box.of_image())
+            return u_mm, residual, False
+        return self._dense(field, last), residual, True
+
+    def _start(self) -> SplineField:
+        spline, box = self.plan.spline, self.images.box
+        spacing = max(spline.control_mm, spline.control_vox * self.images.voxel_mm)
+        grid = ControlGrid(box.lengths_mm, spacing)
+        zeros = torch.zeros(3, *grid.shape).to(self.images.fixed)
+        return SplineField(grid, zeros, zeros)
+
+    def _spline(self, field: SplineField, index: int) -> SplineField:
+        plan = self.plan.spline
+        steps = plan.iterations[min(index, len(plan.iterations) - 1)]
+        if steps == 0:
+            return field
+        factor = 1.0 if index == 0 else plan.coarser[min(index, len(plan.coarser)) - 1]
+        return optimise_spline(
+            self._level(index, "spline"), field, plan.bending * factor, steps, self.course
+        )
+
+    def _dense(self, spline: SplineField, first: int) -> Tensor:
+        plan = self.plan.dense
+        if plan is None:
+            raise ValueError("the plan has no second stage")
+        level = self._level(first, "dense")
+        blocks = level.blocks_mm()
+        field = BlockField(spline.grid.evaluate(spline.displacement, blocks), blocks)
+        for index in reversed(range(first + 1)):
+            steps = plan.iterations[min(index, len(plan.iterations) - 1)]
+            if steps > 0:
+                level = self._level(index, "dense")
+                field = optimise_dense(level, field, plan, steps, self.course)
+        return field.at(self.images.box.of_image())
+
+    def _level(self, index: int, stage: StageName) -> Level:
+        similarity = self.plan.similarity
+        if similarity == "mind":
+            criterion = SquaredDifference(_MIND_SCALE)
+            return self.images.level(index, criterion, _mind, fine=False)
+        # The smooth deformation is looked for with the square, which leaves windows of noise out.
+        signed = stage == "dense" and similarity == "lncc"
+        voxel_mm = self.images.voxel_mm * 2**index
+        fine = stage == "spline" and index <= 1 and voxel_mm >= self.plan.spline.fine_from_mm
+        kind: Literal["signed", "squared"] = "signed" if signed else "squared"
+        return self.images.level(
+            index, LocalCorrelation(kind, _FLAT_WINDOW), lambda x: x, fine=fine
+        )
+
+
+def _mind(intensities: Tensor) -> Tensor:
+    """MIND-SSC of every channel, one after the other."""
+    window = box_window(intensities[None], 2 * _MIND_RADIUS + 1, "replicate")
+    channels = [mind_descriptor(c[None, None], window, _MIND_DILATION)[0] for c in intensities]
+    return torch.cat(channels)
+
+
+def _field(u_vox: Tensor, geometry: Geometry) -> DisplacementField:
+    if not bool(u_vox.isfinite().all()):
+        raise DataError("the displacement is not finite; check both images for absurd intensities")
+    return DisplacementField(u_vox.cpu().numpy(), geometry)

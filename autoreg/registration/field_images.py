@@ -1,0 +1,220 @@
+"""Two images at all resolutions at which a displacement field is optimised.
+
+The work happens on a box of the fixed image's grid around what both images show. The moving image
+stays on its own grid: it is interpolated once, through the initial alignment and the displacement.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from autoreg.errors import DataError
+from autoreg.geometry.foreground import foreground_mask
+from autoreg.geometry.grid import FloatArray, Geometry
+from autoreg.geometry.transforms import Affine
+from autoreg.geometry.volume import Volume
+from autoreg.numerics.pyramid import doubled, pooled
+from autoreg.registration.field_box import Box, coarsest, factors_at, find_box, finest_mm, flat_axes
+from autoreg.registration.field_level import Level
+from autoreg.registration.field_similarity import Criterion
+from autoreg.registration.placed_volume import PlacedVolume
+
+# Voxels to which the rim of the foreground belongs, and their neighbours.
+_RIM = 3
+# Intensities beyond these quantiles are clamped.
+_QUANTILES = (0.001, 0.999)
+_QUANTILE_VOXELS = 2**18
+
+
+@dataclass(frozen=True, eq=False)
+class FieldImages:
+    """A pair, and how it looks at each resolution.
+
+    Attributes:
+        fixed: (C, *box.shape) scaled intensities.
+        moving: (C, D, H, W) scaled intensities on the moving image's own grid.
+        box: Of the fixed image.
+        moving_geometry: Of the moving image.
+        initial: From fixed to moving points.
+        weights: (*box.shape) where the fixed image counts, 0 to 1.
+        moving_weights: (D, H, W) where the moving image counts; None: everywhere inside.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    box: Box
+    moving_geometry: Geometry
+    initial: Affine
+    weights: Tensor
+    moving_weights: Tensor | None
+
+    @property
+    def voxel_mm(self) -> float:
+        """Size of the finest voxels."""
+        return finest_mm(self.box.geometry)
+
+    @property
+    def resolutions(self) -> int:
+        """How many there are, each half as fine as the one before."""
+        return coarsest(self.box.geometry) + 1
+
+    def level(self, index: int, criterion: Criterion, describe: "Describe", *, fine: bool) -> Level:
+        """The pair at a resolution.
+
+        Args:
+            index: 0 is the finest, each further one is half as fine.
+            criterion: The similarity.
+            describe: Makes of intensities (C, D, H, W) what is compared.
+            fine: Sample the moving image twice as densely, by cubic splines, before it is
+                interpolated linearly: that blurs less between its voxels.
+        """
+        factors = factors_at(index, self.voxel_mm, self.box.geometry)
+        d, h, w = (s * f for s, f in zip(self.box.spacing_mm, factors, strict=True))
+        sizes = zip(self.box.spacing_mm, factors, strict=True)
+        first_d, first_h, first_w = (s * (f - 1) / 2 for s, f in sizes)
+        flat = self.box.flat
+        block_d, block_h, block_w = (
+            f if one else 2 * f for f, one in zip(factors, flat, strict=True)
+        )
+        return Level(
+            fixed=describe(pooled(self.fixed, factors)),
+            moving=self._moving(index, describe, fine=fine),
+            spacing_mm=(d, h, w),
+            first_mm=(first_d, first_h, first_w),
+            flat=flat,
+            weights=pooled(self.weights[None], (block_d, block_h, block_w))[0],
+            moving_inside=self._moving_inside(index),
+            criterion=criterion,
+            voxels_pooled=math.prod(factors),
+        )
+
+    def _moving(self, index: int, describe: "Describe", *, fine: bool) -> PlacedVolume:
+        geometry = self.moving_geometry
+        factors = factors_at(index, self.voxel_mm, geometry)
+        volume = describe(pooled(self.moving, factors))
+        step = np.array(factors, dtype=np.float64)
+        if fine:
+            volume = torch.stack([doubled(channel) for channel in volume])
+            step = np.where(flat_axes(geometry), step, step / 2)
+        return PlacedVolume(volume[None], self._index_of_mm(factors, step))
+
+    def _moving_inside(self, index: int) -> PlacedVolume | None:
+        """The moving image's field of view or mask, about as fine as the blocks."""
+        geometry = self.moving_geometry
+        if self.moving_weights is None and self._sees_all():
+            return None
+        factors = factors_at(index + 1, self.voxel_mm, geometry)
+        weights = self.moving_weights
+        if weights is None:
+            weights = torch.ones(geometry.shape).to(self.moving)
+        step = np.array(factors, dtype=np.float64)
+        return PlacedVolume(pooled(weights[None], factors)[None], self._index_of_mm(factors, step))
+
+    def _sees_all(self) -> bool:
+        """Whether the moving image reaches beyond every corner of the box."""
+        corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(self.box.shape) - 1)
+        points = self.box.geometry.to_world(corners + np.array(self.box.low))
+        return bool(self.moving_geometry.contains(self.initial.map_points(points)).all())
+
+    def _index_of_mm(self, factors: tuple[int, int, int], step: FloatArray) -> FloatArray:
+        """From positions in the box to samples of the moving image, (3, 4).
+
+        Args:
+            factors: The first sample is the mean of so many voxels along each axis.
+            step: Voxels from one sample to the next.
+        """
+        to_voxels = self.moving_geometry.world_to_index @ self.initial.matrix
+        full = (to_voxels @ self.box.world_of_mm())[:3]
+        full[:, 3] -= (np.array(factors) - 1) / 2
+        return np.asarray(full / step[:, None], dtype=np.float64)
+
+
+# From intensities (C, D, H, W) to what is compared (C', D, H, W).
+Describe = Callable[[Tensor], Tensor]
+
+
+def make_images(
+    fixed: Volume,
+    moving: Volume,
+    initial: Affine,
+    masks: tuple[Volume | None, Volume | None],
+    device: torch.device,
+) -> FieldImages:
+    """Scale the intensities and find the box.
+
+    Args:
+        fixed: The fixed image.
+        moving: The moving image, of as many channels.
+        initial: From fixed to moving points.
+        masks: Of the fixed and of the moving image, each on its image's grid.
+        device: Where to compute.
+
+    Raises:
+        DataError: if an image is constant, the channels differ, or a mask is empty.
+    """
+    if len(fixed.array) != len(moving.array):
+        raise DataError(
+            f"the fixed image has {len(fixed.array)} channels and the moving image "
+            f"{len(moving.array)}; expected as many"
+        )
+    box = find_box(fixed, moving, initial, masks[0])
+    counted = _foreground(fixed) if masks[0] is None else mask_of(masks[0])
+    moving_counted = None if masks[1] is None else mask_of(masks[1])
+    weights = box.inside_image() * box.cut(counted[None])[0]
+    if not weights.any():
+        raise DataError("the fixed image's mask is empty; draw it, or leave it out")
+    if moving_counted is not None and not moving_counted.any():
+        raise DataError("the moving image's mask is empty; draw it, or leave it out")
+    return FieldImages(
+        fixed=torch.from_numpy(box.cut(scaled(fixed, "fixed"))).to(device),
+        moving=torch.from_numpy(scaled(moving, "moving")).to(device),
+        box=box,
+        moving_geometry=moving.geometry,
+        initial=initial,
+        weights=torch.from_numpy(weights).to(device),
+        moving_weights=(
+            None if moving_counted is None else torch.from_numpy(moving_counted).to(device)
+        ),
+    )
+
+
+def _foreground(volume: Volume) -> npt.NDArray[np.float32]:
+    """(D, H, W) 1 in the foreground and just around it, else 0: noise around it moves nothing."""
+    mask = torch.from_numpy(foreground_mask(volume.single)).float()[None]
+    size = tuple(min(_RIM, n // 2 * 2 + 1) for n in mask.shape[1:])
+    half = tuple(n // 2 for n in size)
+    widened: npt.NDArray[np.float32] = functional.max_pool3d(mask, size, 1, half)[0].numpy()
+    return widened
+
+
+def mask_of(mask: Volume) -> npt.NDArray[np.float32]:
+    """(D, H, W) 1 in the mask, else 0."""
+    return np.asarray(mask.single != 0, dtype=np.float32)
+
+
+def scaled(volume: Volume, name: str) -> npt.NDArray[np.float32]:
+    """Intensities from the image's darkest to its brightest, outliers clamped, as 0 to 1.
+
+    Raises:
+        DataError: if a channel is constant or not finite.
+    """
+    result = np.empty(volume.array.shape, dtype=np.float32)
+    for target, channel in zip(result, volume.array, strict=True):
+        if not np.isfinite(channel).all():
+            raise DataError(f"the {name} image has NaN or infinite values; repair it")
+        step = max(1, channel.size // _QUANTILE_VOXELS)
+        low, high = np.quantile(channel.ravel()[::step], _QUANTILES)
+        if not low < high:
+            low, high = channel.min(), channel.max()
+        if not low < high:
+            raise DataError(f"the {name} image is constant ({low:g}); nothing can be compared")
+        np.subtract(channel, low, out=target, casting="unsafe")
+        target /= high - low
+        np.clip(target, 0, 1, out=target)
+    return result

@@ -1,0 +1,83 @@
+"""What a smooth deformation left undone, and how much of that noise explains."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autoreg.registration.field_images import FieldImages
+from autoreg.registration.field_level import Level
+from autoreg.registration.field_similarity import Moments, windowed
+from autoreg.registration.field_spline import SplineField
+
+# Windows of less contrast say nothing: standard deviation as a share of the image's range.
+_CONTRAST = 0.03
+_MEDIAN_OF_NORMAL = 0.6745
+
+
+@dataclass(frozen=True)
+class Residual:
+    """How well two images correlate after a first stage.
+
+    Attributes:
+        correlation: Mean local correlation over the windows with contrast.
+        expected: What noise alone would leave of a perfect one.
+    """
+
+    correlation: float
+    expected: float
+
+    @property
+    def unexplained(self) -> float:
+        """The part of the correlation that is missing for other reasons than noise."""
+        return max(0.0, self.expected - self.correlation)
+
+
+def residual_of(level: Level, field: SplineField, images: FieldImages) -> Residual:
+    """Measure what is left at a resolution.
+
+    Args:
+        level: The pair there.
+        field: The deformation so far.
+        images: The pair at full resolution, where noise is estimated.
+    """
+    matrices = field.grid.matrices(level.voxels_mm())
+    warped = level.warp(field.displacement, matrices)
+    weights = level.weights_at(field.displacement, field.grid.matrices(level.blocks_mm()))
+    counts = windowed(torch.full_like(weights, float(level.voxels_per_block))[None])
+    moments = Moments.of(level.fixed_sums, level.warped_sums(warped), counts)
+    variances = moments.variance_f, moments.variance_w
+    noises = (noise_of(images.fixed), noise_of(images.moving))
+    expected = torch.ones_like(moments.covariance)
+    for variance, noise in zip(variances, noises, strict=True):
+        left = noise**2 / level.voxels_pooled
+        expected *= (1 - left / variance.clamp(min=1e-12)).clamp_(min=0).sqrt_()
+    found = moments.covariance / (variances[0] * variances[1]).clamp(min=1e-12).sqrt()
+    counted = weights * (torch.minimum(*variances) > _CONTRAST**2)
+    total = counted.sum().clamp(min=1e-9)
+    return Residual(
+        float((found * counted).sum() / total), float((expected * counted).sum() / total)
+    )
+
+
+def noise_of(image: Tensor) -> float:
+    """Standard deviation of the noise: what varies from voxel to voxel along all axes at once.
+
+    Args:
+        image: (C, D, H, W); the first channel counts.
+
+    References:
+        Immerkaer, Fast noise variance estimation, Computer Vision and Image Understanding 1996.
+    """
+    x = image[0]
+    gain = 1.0
+    for axis in range(3):
+        if x.shape[axis] > 2:
+            n = x.shape[axis] - 2
+            x = x.narrow(axis, 0, n) + x.narrow(axis, 2, n) - 2 * x.narrow(axis, 1, n)
+            gain *= 6**0.5
+    sizes = x.abs().flatten()
+    sizes = sizes[sizes > 0][:: max(1, sizes.numel() // 2**18)]
+    if not sizes.numel():
+        return 0.0
+    return float(sizes.median()) / _MEDIAN_OF_NORMAL / gain

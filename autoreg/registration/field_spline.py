@@ -1,0 +1,137 @@
+"""Gauss-Newton optimisation of a stationary velocity on a grid of control points."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autoreg.numerics.control_grid import ControlGrid
+from autoreg.registration.field_course import Course
+from autoreg.registration.field_level import Level
+from autoreg.registration.field_similarity import Response
+from autoreg.registration.placed_volume import support
+
+# Of a step: Gauss-Newton's curvature, summed up for each control point by itself, is too stiff.
+_RELAXATION = 1.4
+_CONJUGATE_GRADIENTS = 10
+# Of the step before that is added to a step: what is left over where images show little would
+# take many more steps otherwise.
+_MOMENTUM = 0.4
+# The longest step, in voxels of the level: further away the images look different.
+_LONGEST = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class SplineField:
+    """A velocity and the displacement to which it leads.
+
+    Attributes:
+        grid: Of the control points.
+        velocity: Coefficients (3, *grid.shape), mm along (d, h, w).
+        displacement: Coefficients of its exponential.
+    """
+
+    grid: ControlGrid
+    velocity: Tensor
+    displacement: Tensor
+
+    @classmethod
+    def of(cls, grid: ControlGrid, velocity: Tensor) -> "SplineField":
+        """From the velocity."""
+        return cls(grid, velocity, grid.exponential(velocity))
+
+
+def optimise_spline(
+    level: Level, start: SplineField, weight: float, steps: int, course: Course
+) -> SplineField:
+    """Improve a velocity at one resolution.
+
+    Each step moves the warped image a little further, phi <- phi o (id + d), to first order in the
+    logarithm: the velocity grows by d.
+
+    Args:
+        level: The images.
+        start: The velocity so far.
+        weight: Of the bending energy, half the integral of the squared Laplacian, mm^2.
+        steps: At most.
+        course: Is told of every step, and says when they no longer pay.
+
+    Returns:
+        The velocity.
+    """
+    field, grid = start, start.grid
+    at_voxels, at_blocks = grid.matrices(level.voxels_mm()), grid.matrices(level.blocks_mm())
+    penalty = weight / grid.spacing_mm**4 * grid.laplacian.square()
+    course.begin()
+    before: Tensor | float = 0.0
+    for _ in range(steps):
+        warped = level.warp(field.displacement, at_voxels)
+        weights = level.weights_at(field.displacement, at_blocks)
+        response = level.similarity(warped, weights)
+        if not course.goes_on("spline", level.voxel_mm, response.value):
+            break
+        pooled = _pooled(level, warped, response, grid)
+        step = _step(grid, pooled[:3], pooled[3:], field.velocity, penalty) + _MOMENTUM * before
+        step *= (
+            torch.tensor([0.0 if flat else 1.0 for flat in level.flat]).to(step).view(3, 1, 1, 1)
+        )
+        longest = float(step.square().sum(0).max().sqrt())
+        step *= min(1.0, _LONGEST * level.voxel_mm / max(longest, 1e-12))
+        field = SplineField.of(grid, field.velocity + step)
+        before = step
+    return field
+
+
+def _pooled(level: Level, warped: Tensor, response: Response, grid: ControlGrid) -> Tensor:
+    """Force and curvature of every control point, per volume of its cell; (9, *grid.shape)."""
+    total = torch.zeros(9, *grid.shape).to(warped)
+    along_d, along_h, along_w = grid.matrices(level.voxels_mm())
+
+    def add(layers: slice, fields: Tensor) -> None:
+        used = support(along_d[layers])
+        columns = along_h.T @ (fields @ along_w)
+        total[:, used] += torch.einsum("dc,ndhw->nchw", along_d[layers, used], columns)
+
+    level.forces(warped, response, add)
+    return total * (level.voxel_volume / grid.cell_volume)
+
+
+def _step(
+    grid: ControlGrid, force: Tensor, curvature: Tensor, velocity: Tensor, penalty: Tensor
+) -> Tensor:
+    """Solve (curvature + penalty) step = force - penalty velocity, by conjugate gradients.
+
+    In frequencies, where the penalty is diagonal; the preconditioner is penalty plus the typical
+    curvature.
+    """
+    right = grid.to_frequencies(force) - penalty * grid.to_frequencies(velocity)
+    dd, dh, dw, hh, hw, ww = curvature
+    typical = [c.square().sum() / c.sum().clamp(min=1e-20) for c in (dd, hh, ww)]
+    easy = 1 / (penalty + 0.5 * torch.stack(typical).view(3, 1, 1, 1) + 1e-9)
+
+    def apply(x: Tensor) -> Tensor:
+        d, h, w = grid.from_frequencies(x)
+        bent = [dd * d + dh * h + dw * w, dh * d + hh * h + hw * w, dw * d + hw * h + ww * w]
+        return grid.to_frequencies(torch.stack(bent)) + penalty * x
+
+    solution = _conjugate_gradients(apply, right, easy)
+    return grid.from_frequencies(solution) * _RELAXATION
+
+
+def _conjugate_gradients(apply: Callable[[Tensor], Tensor], right: Tensor, easy: Tensor) -> Tensor:
+    solution, residual = torch.zeros_like(right), right.clone()
+    direction = easy * residual
+    size = (residual * direction).sum()
+    for _ in range(_CONJUGATE_GRADIENTS):
+        if float(size) <= 0:
+            break
+        image = apply(direction)
+        length = size / (direction * image).sum().clamp(min=1e-30)
+        solution += length * direction
+        residual -= length * image
+        better = easy * residual
+        now = (residual * better).sum()
+        direction = better + (now / size) * direction
+        size = now
+    return solution

@@ -1,0 +1,291 @@
+"""Images, label maps, masks and points through chains of transforms; Jacobian determinants."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from autoreg.errors import UsageError
+from autoreg.geometry.grid import FloatArray, Geometry
+from autoreg.geometry.interpolation import Interpolation
+from autoreg.geometry.resampling import Resampled, resample_known, sample_displacement_known
+from autoreg.geometry.transforms import map_where_known
+from autoreg.geometry.volume import Kind, Volume
+from autoreg.inference.transform_request import (
+    check_output,
+    corners_mm,
+    grid_of,
+    numbered,
+    require_dimension,
+    span,
+    unknown_voxels,
+)
+from autoreg.io.image_headers import read_either, read_grid, stored_type, write_either
+from autoreg.io.images import WRITTEN_SUFFIXES
+from autoreg.io.landmarks import (
+    read_landmarks,
+    read_voxel_landmarks,
+    write_landmarks,
+    write_voxel_landmarks,
+)
+from autoreg.io.transform_files import Chain, read_chain
+from autoreg.io.transforms import field_from_mm
+from autoreg.numerics.jacobian import jacobian_determinant
+
+logger = logging.getLogger(__name__)
+
+Content = Literal["image", "labels", "mask"]
+_KINDS: dict[Content, Kind] = {"image": "intensity", "labels": "label", "mask": "mask"}
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How an image is carried over.
+
+    Attributes:
+        content: What its numbers are.
+        interpolation: None is linear for images, nearest for label maps and masks.
+        outside: The value beyond the moving image.
+    """
+
+    content: Content
+    interpolation: Interpolation | None
+    outside: float
+
+
+@dataclass(frozen=True)
+class PointOptions:
+    """How points are carried over.
+
+    Attributes:
+        voxels: They are indices along the files' axes: of the reference on the way in, of the
+            moving image on the way out.
+        moving: The image whose voxels are counted on the way out.
+    """
+
+    voxels: bool
+    moving: Path | None
+
+
+def apply_to_image(
+    source: Path,
+    transforms: Sequence[str],
+    reference: Path | None,
+    output: Path,
+    options: ImageOptions,
+) -> str:
+    """Pull an image back onto a grid through a chain, interpolated once; write and describe it.
+
+    Args:
+        source: The moving image.
+        transforms: See `read_chain`.
+        reference: An image on the wanted grid; None takes the grid of the first displacement.
+        output: The file to be written.
+        options: See `ImageOptions`.
+
+    Returns:
+        What was done, in one line.
+
+    Raises:
+        DataError: if a file cannot be read or is of another dimension.
+        UsageError: if the output cannot be written or the options contradict each other.
+    """
+    if options.content != "image" and options.interpolation == "cubic":
+        raise UsageError(f"--kind {options.content} goes with linear or nearest, not with cubic")
+    chain = read_chain(transforms)
+    check_output(output, [source, reference, *chain.files], WRITTEN_SUFFIXES)
+    grid = grid_of(reference, chain)
+    dtype = _written_type(source, options)
+    volume, dimension = read_either(source, _kind(options, dtype))
+    require_dimension(source, dimension, chain)
+    found = resample_known(
+        volume,
+        chain.transform,
+        grid,
+        outside=options.outside,
+        interpolation=options.interpolation,
+    )
+    _warn(found, volume, chain, source)
+    write_either(output, found.volume, dtype, dimension)
+    inside = 100 * found.inside / found.volume.array[0].size
+    return f"{output}: {_size(grid)} voxels, {inside:.3g} % of them inside {source.name}"
+
+
+def apply_to_points(
+    source: Path,
+    transforms: Sequence[str],
+    reference: Path | None,
+    output: Path,
+    options: PointOptions,
+) -> str:
+    """Map points of the fixed image to the moving image through a chain; write and describe them.
+
+    Args:
+        source: csv; header x,y,z and LPS mm, or voxels without a header.
+        transforms: See `read_chain`.
+        reference: The fixed image, for voxels.
+        output: csv of the same form.
+        options: See `PointOptions`.
+
+    Returns:
+        What was done, in one line.
+
+    Raises:
+        DataError: if a file cannot be read.
+        UsageError: if the output cannot be written or the options contradict each other.
+    """
+    if options.voxels != (options.moving is not None):
+        raise UsageError(
+            "points in voxels need --moving, the image whose voxels the result counts, and points "
+            "in mm do not: give --voxels and --moving together"
+        )
+    if reference is not None and not options.voxels:
+        raise UsageError("--reference says nothing about points in mm; drop it, or add --voxels")
+    chain = read_chain(transforms)
+    check_output(output, [source, reference, options.moving, *chain.files], [".csv"])
+    points = (
+        read_voxel_landmarks(source, grid_of(reference, chain))
+        if options.voxels
+        else read_landmarks(source)
+    )
+    mapped, known = map_where_known(chain.transform, points)
+    _warn_points(points, known, chain, source)
+    if options.moving is None:
+        write_landmarks(output, mapped)
+    else:
+        grid, dimension = read_grid(options.moving)
+        require_dimension(options.moving, dimension, chain)
+        write_voxel_landmarks(output, mapped, grid)
+    length = float(np.linalg.norm(mapped - points, axis=1).mean())
+    return f"{output}: {len(points)} points, moved by {length:.2f} mm on average"
+
+
+def write_jacobian(
+    transforms: Sequence[str], reference: Path | None, output: Path, *, logarithm: bool
+) -> str:
+    """Write the Jacobian determinant of a chain: how many times its volume each voxel's image has.
+
+    Args:
+        transforms: See `read_chain`.
+        reference: An image on the wanted grid; None takes the grid of the first displacement.
+        output: The file to be written, float32.
+        logarithm: Write its natural logarithm, which folded voxels (not positive) do not have.
+
+    Returns:
+        What was done, in one line.
+
+    Raises:
+        DataError: if a file cannot be read or is of another dimension.
+        UsageError: if the output cannot be written.
+    """
+    chain = read_chain(transforms)
+    check_output(output, [reference, *chain.files], WRITTEN_SUFFIXES)
+    grid = grid_of(reference, chain)
+    determinant, known = jacobian_on_grid(chain, grid)
+    note = unknown_voxels(known, grid, "it is NaN there and beside them")
+    if note is not None:
+        logger.warning("warning: %s", note)
+    folded = int(np.count_nonzero(determinant <= 0))
+    values = determinant
+    if logarithm:
+        if folded:
+            logger.warning("warning: the logarithm is NaN at the %d voxels that fold", folded)
+        positive = np.where(determinant > 0, determinant, np.float32(np.nan))
+        values = np.log(positive)
+    write_either(output, Volume.intensity(values, grid), None, chain.dimension)
+    low, high = np.nanmin(determinant), np.nanmax(determinant)
+    return (
+        f"{output}: {_size(grid)} voxels, determinant from {low:.4g} to {high:.4g}, "
+        f"{folded} of them fold (not positive)"
+    )
+
+
+def jacobian_on_grid(chain: Chain, grid: Geometry) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The Jacobian determinant of a whole chain by central differences on a grid.
+
+    Returns:
+        (D, H, W) float32, NaN where a difference meets a point that is not known; and (D, H, W)
+        which points are known.
+    """
+    u_mm, known = sample_displacement_known(chain.transform, grid)
+    u_vox = torch.from_numpy(field_from_mm(u_mm, grid).u_vox)[None]
+    determinant: NDArray[np.float32] = jacobian_determinant(u_vox)[0].numpy()
+    if not known.all():
+        determinant[ndimage.binary_dilation(~known)] = np.nan
+    return determinant, known
+
+
+def _kind(options: ImageOptions, dtype: np.dtype[Any] | None) -> Kind:
+    whole = dtype is not None and dtype.kind in "iu"
+    if options.content == "image" and options.interpolation == "nearest" and whole:
+        return "label"  # whole numbers stay exact, however large
+    return _KINDS[options.content]
+
+
+def _written_type(source: Path, options: ImageOptions) -> np.dtype[Any] | None:
+    """The number type of the result: the file's own, uint8 for masks."""
+    dtype = np.dtype(np.uint8) if options.content == "mask" else stored_type(source)
+    if dtype is not None and dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if options.outside != round(options.outside) or not (
+            limits.min <= options.outside <= limits.max
+        ):
+            raise UsageError(
+                f"--outside {options.outside:g}: {source} holds {dtype}, whole numbers from "
+                f"{limits.min} to {limits.max}"
+            )
+    elif options.content == "labels" and options.outside != round(options.outside):
+        raise UsageError(f"--outside {options.outside:g}: labels are whole numbers")
+    return dtype
+
+
+def _warn(found: Resampled, volume: Volume, chain: Chain, source: Path) -> None:
+    grid = found.volume.geometry
+    if found.unknown:
+        share = 100 * found.unknown / found.volume.array[0].size
+        logger.warning(
+            "warning: the displacement folds, so that its inverse is unknown at %d voxels "
+            "(%.3g %%); they hold the outside value",
+            found.unknown,
+            share,
+        )
+    if found.inside == 0:
+        mapped, _ = map_where_known(chain.transform, corners_mm(grid))
+        (low, high), (first, last) = span(mapped), span(corners_mm(volume.geometry))
+        logger.warning(
+            "warning: nothing of %s is in the result: the transform takes the reference's corners "
+            "to between (%s) and (%s) mm, and the image lies between (%s) and (%s) mm; check the "
+            "order and direction of the transforms",
+            source, low, high, first, last,
+        )  # fmt: skip
+
+
+def _warn_points(
+    points_mm: FloatArray, known: NDArray[np.bool_], chain: Chain, source: Path
+) -> None:
+    if chain.grid is not None:
+        beyond = np.flatnonzero(~chain.grid.contains(points_mm))
+        if beyond.size:
+            logger.warning(
+                "warning: %s: %d of %d points lie outside the grid of the displacement, whose "
+                "edge values they take (point %s): points of the fixed image are expected; those "
+                "of the moving image want the inverse",
+                source, beyond.size, len(points_mm), numbered(beyond),
+            )  # fmt: skip
+    lost = np.flatnonzero(~known)
+    if lost.size:
+        logger.warning(
+            "warning: %s: the displacement folds, so that its inverse is unknown at %d of %d "
+            "points (point %s); the result holds the best point found",
+            source, lost.size, len(points_mm), numbered(lost),
+        )  # fmt: skip
+
+
+def _size(grid: Geometry) -> str:
+    return "x".join(str(n) for n in grid.shape[::-1])

@@ -1,0 +1,80 @@
+"""What is checked of two images before they are registered, and of the result afterwards."""
+
+import numpy as np
+
+from autoreg.errors import DataError
+from autoreg.field_plan import FieldPlan, FieldSimilarity
+from autoreg.geometry.volume import Volume
+from autoreg.registration.contrast import Agreement
+
+# Along an axis that is not that of a single layer.
+_FEWEST_VOXELS = 4
+
+
+def agreement_warnings(
+    plan: FieldPlan, aligned: Agreement, registered: Agreement
+) -> tuple[str, ...]:
+    """What the local correlation says against a result, in words.
+
+    Args:
+        plan: As it was obeyed.
+        aligned: How the images agreed before the field was optimised.
+        registered: And afterwards.
+    """
+    found = []
+    if plan.similarity == "lncc" and not aligned.one_contrast:
+        found.append(
+            f"the images look like different contrasts (local correlation "
+            f"{aligned.correlation:.2f}, absolute {aligned.absolute:.2f}), for which lncc is not "
+            "made; try --similarity squared_lncc or mind"
+        )
+    before, after = (agreement_of(a, plan.similarity) for a in (aligned, registered))
+    if before is not None and (after is None or after < before):
+        found.append(
+            f"the displacement did not bring the images closer: local correlation "
+            f"{before:.3f} at its start, "
+            f"{'unknown' if after is None else f'{after:.3f}'} at the end; look at the result"
+        )
+    return tuple(found)
+
+
+def agreement_of(agreement: Agreement, similarity: FieldSimilarity) -> float | None:
+    """The local correlation as far as a similarity cares for its sign; None if unknown."""
+    if agreement.windows == 0:
+        return None
+    return agreement.correlation if similarity == "lncc" else agreement.absolute
+
+
+def outside_value(channel: np.ndarray) -> float:
+    """What lies beyond the moving image: nothing is darker than air."""
+    return min(0.0, float(channel.min()))
+
+
+def require_usable(image: Volume, name: str) -> None:
+    """Refuse an image of which nothing can be registered.
+
+    Args:
+        image: The image.
+        name: What messages call it.
+
+    Raises:
+        DataError: if it is too thin, constant or not finite.
+    """
+    shape = image.geometry.shape
+    if min(n for n in (*shape, _FEWEST_VOXELS) if n > 1) < _FEWEST_VOXELS or max(shape) == 1:
+        raise DataError(
+            f"{name}: the image has {shape} voxels (d, h, w); expected at least {_FEWEST_VOXELS} "
+            "voxels along every axis, or one along d alone"
+        )
+    if shape[1] == 1 or shape[2] == 1:
+        raise DataError(
+            f"{name}: the image has {shape} voxels (d, h, w), one layer along an axis other than "
+            "d; permute its axes, so that the layer is the file's third axis"
+        )
+    if not np.isfinite(image.array).all():
+        number = int(np.count_nonzero(~np.isfinite(image.array)))
+        raise DataError(f"{name}: {number} voxels are NaN or infinite; repair the image")
+    for channel in image.array:
+        low, high = float(channel.min()), float(channel.max())
+        if not low < high:
+            raise DataError(f"{name}: the image is constant ({low:g}); nothing can be compared")

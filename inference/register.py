@@ -1,0 +1,268 @@
+"""Registration of two images, from files to files: autoreg_register."""
+
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from autoreg.errors import AutoregError, DataError, UsageError
+from autoreg.field_plan import FieldPlan
+from autoreg.geometry.volume import Volume
+from autoreg.inference.export import (
+    FILES,
+    begin_case,
+    clear_case,
+    export_pair,
+    mark_failed,
+    mark_finished,
+    outside_note,
+    read_carried,
+)
+from autoreg.inference.pairs_file import PairFiles
+from autoreg.inference.pairwise import PairOptions, PairRegistration, register_pair
+from autoreg.inference.register_report import alignment_record, field_optimisation_record
+from autoreg.inference.result import (
+    field_warnings,
+    inputs_record,
+    loss_record,
+    loss_warnings,
+    optimisation_record,
+    request_digest,
+    versions,
+)
+from autoreg.io.atomic import require_writable
+from autoreg.io.image_headers import read_channels, read_on_grid_either
+from autoreg.io.images import WRITTEN_SUFFIXES
+from autoreg.io.records import load_record, save_record
+from autoreg.io.result import (
+    RESULT_FILE,
+    RESULT_FORMAT,
+    FieldRecord,
+    ModelRecord,
+    Result,
+    SecondsRecord,
+    warped_files,
+)
+from autoreg.io.transforms import Dimension
+from autoreg.registration.field_course import FieldStep
+
+if TYPE_CHECKING:  # networks come with it, which are not always needed
+    from autoreg.inference.predictor import Predictor
+
+PLAN_FILE = "plan.json"
+
+
+@dataclass(frozen=True)
+class RegisterRequest:
+    """What to register.
+
+    Attributes:
+        pair: The input files.
+        output: Folder for the results.
+        options: How.
+        device: Where to compute.
+        start: A network to start from, in place of the initial alignment.
+    """
+
+    pair: PairFiles
+    output: Path
+    options: PairOptions
+    device: torch.device
+    start: "NetworkStart | None" = None
+
+    @property
+    def digest(self) -> str:
+        """Identifies all that decides the outcome; see `request_digest`."""
+        if self.start is None:
+            return request_digest(self.pair, [], self.options, self.options.base)
+        network = replace(self.start.predictor.plan, reasons={})
+        weights = [self.start.checkpoint]
+        return request_digest(self.pair, weights, self.options, self.options.base, network)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkStart:
+    """A trained network that the optimisation starts from.
+
+    Attributes:
+        predictor: The network, with its plan.
+        model: Its folder.
+        checkpoint: Its weights.
+    """
+
+    predictor: "Predictor"
+    model: Path
+    checkpoint: Path
+
+
+@dataclass(frozen=True, eq=False)
+class _Input:
+    """What was read of a pair."""
+
+    images: tuple[Volume, Volume]
+    masks: tuple[Volume | None, Volume | None]
+    dimension: Dimension
+
+
+def read_plan(path: Path) -> FieldPlan:
+    """Read a plan for field optimisation.
+
+    Raises:
+        PlanError: naming what is wrong with it.
+    """
+    return load_record(FieldPlan, path)
+
+
+def register_files(request: RegisterRequest) -> Result:
+    """Register two images and write everything into the output folder, result.json last.
+
+    Results of an earlier registration there are replaced once the new ones are computed.
+
+    Args:
+        request: What, where and how.
+
+    Returns:
+        The contents of result.json.
+
+    Raises:
+        AutoregError: if the input cannot be used or the output cannot be written; then the
+            folder, if it could be made, holds the reason in unfinished.txt.
+    """
+    pair, folder = request.pair, request.output
+    _check_output(pair, folder)
+    start = time.perf_counter()
+    given = _read(pair)
+    carried = read_carried(pair, *(image.geometry for image in given.images))
+    digest = request.digest
+    read = time.perf_counter()
+    require_writable(folder)
+    begin_case(folder)
+    try:
+        found = register_pair(
+            *given.images,
+            request.options,
+            predictor=None if request.start is None else request.start.predictor,
+            fixed_mask=given.masks[0],
+            moving_mask=given.masks[1],
+            device=request.device,
+            names=(_joined(pair.fixed), _joined(pair.moving)),
+        )
+        registered = time.perf_counter()
+        clear_case(folder)
+        save_record(found.plan, folder / PLAN_FILE)
+        field, files = export_pair(
+            found.pair,
+            pair,
+            carried,
+            folder,
+            trace=_trace_text(found.field.steps),
+            dimension=given.dimension,
+        )
+    except AutoregError as error:
+        mark_failed(folder, str(error))
+        raise
+    times = (start, read, registered, time.perf_counter())
+    note = outside_note(carried, pair, given.images[0].geometry)
+    result = _result(request, digest, found, (field, files), times, note)
+    save_record(result, folder / RESULT_FILE)
+    mark_finished(folder)
+    return result
+
+
+def _result(
+    request: RegisterRequest,
+    digest: str,
+    found: PairRegistration,
+    exported: tuple[FieldRecord, dict[str, int]],
+    times: tuple[float, float, float, float],
+    landmarks: str | None,
+) -> Result:
+    (field, files), (start, read, registered, end) = exported, times
+    network = found.network
+    before, after, optimisation = (None, None, None)
+    if network is not None and request.start is not None:
+        before, after = loss_record(network.loss_before), loss_record(network.loss_after)
+        mode = request.start.predictor.plan.instance_optimisation.mode
+        optimisation = optimisation_record(network.trace, mode)
+    return Result(
+        format=RESULT_FORMAT,
+        case=request.pair.case,
+        request=digest,
+        inputs=inputs_record(request.pair),
+        model=_model_record(request.start),
+        device=str(request.device),
+        versions=versions(),
+        seconds=end - start,
+        stages=SecondsRecord(read - start, registered - read, end - registered),
+        loss_before=before,
+        loss_after=after,
+        optimisation=optimisation,
+        field=field,
+        outside_value=found.pair.outside,
+        label_names={},
+        files=files,
+        warnings=(
+            *found.warnings,
+            *loss_warnings(before, after),
+            *field_warnings(field, found.pair.fixed.geometry, landmarks),
+        ),
+        alignment=alignment_record(found, request.options.align),
+        field_optimisation=field_optimisation_record(found, request.options),
+    )
+
+
+def _model_record(start: NetworkStart | None) -> ModelRecord | None:
+    return None if start is None else ModelRecord(str(start.model), str(start.checkpoint))
+
+
+def _check_output(pair: PairFiles, folder: Path) -> None:
+    if folder.name.lower().endswith((*WRITTEN_SUFFIXES, ".mhd", ".csv", ".json")):
+        raise UsageError(f"-o {folder}: names a file; expected a folder for the results")
+    written = {folder / name for name in (*FILES, PLAN_FILE, *warped_files(len(pair.moving)))}
+    written_real = {os.path.realpath(path) for path in written}
+    for paths in pair.files().values():
+        for path in paths:
+            if os.path.realpath(path) in written_real:
+                raise UsageError(f"{path}: would be overwritten by the result; choose another -o")
+
+
+def _read(pair: PairFiles) -> _Input:
+    fixed, dimension = read_channels(pair.fixed, "intensity")
+    moving, other = read_channels(pair.moving, "intensity")
+    if dimension != other:
+        raise DataError(
+            f"{_joined(pair.fixed)} is a {dimension}-D image and {_joined(pair.moving)} a "
+            f"{other}-D one; register two images of one dimension"
+        )
+    if len(pair.fixed) != len(pair.moving):
+        raise DataError(
+            f"{len(pair.fixed)} channels of the fixed and {len(pair.moving)} of the moving image; "
+            "expected as many"
+        )
+    return _Input(
+        (fixed, moving),
+        (_mask(pair.fixed_mask, fixed), _mask(pair.moving_mask, moving)),
+        dimension,
+    )
+
+
+def _mask(path: Path | None, image: Volume) -> Volume | None:
+    if path is None:
+        return None
+    mask = read_on_grid_either(path, "mask", image.geometry)
+    if not mask.array.any():
+        raise DataError(f"{path}: the mask is empty; draw it, or leave it out")
+    return mask
+
+
+def _joined(paths: tuple[Path, ...]) -> str:
+    return ";".join(map(str, paths))
+
+
+def _trace_text(steps: tuple[FieldStep, ...]) -> str:
+    lines = ["step,stage,voxel_mm,similarity"]
+    lines += [f"{s.step},{s.stage},{s.voxel_mm:.6g},{s.similarity:.8g}" for s in steps]
+    return "\n".join(lines) + "\n"

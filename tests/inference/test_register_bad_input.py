@@ -1,0 +1,136 @@
+"""Bad input of autoreg_register: one clear message, exit status 2."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from pair_phantom import pair
+
+from autoreg.inference.cli_register import ALIGNMENTS, PRESETS, SIMILARITIES, main
+from autoreg.registration.align_settings import AlignmentKind
+from autoreg.registration.field_presets import PRESETS as KNOWN_PRESETS
+
+
+def array_image(array, like=None):
+    image = sitk.GetImageFromArray(array)
+    if like is not None:
+        image.CopyInformation(like)
+    return image
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A good pair, f and m, and whatever is wrong with others."""
+    fixed, moving = pair(2, moving_orientation="LPS")
+    volume = sitk.JoinSeries([fixed] * 6)
+    broken = sitk.GetArrayFromImage(moving)
+    broken[4, 5] = np.nan
+    shifted = sitk.Image(moving)
+    shifted.SetOrigin((5000.0, 0.0))
+    rgb = np.zeros((20, 20, 3), dtype=np.uint8)
+    images = {
+        "f": fixed,
+        "m": moving,
+        "volume": volume,
+        "constant": moving * 0,
+        "nan": array_image(broken, moving),
+        "far": shifted,
+        "vector": sitk.Compose(moving, moving),
+        "mask": array_image(np.ones((20, 20), dtype=np.uint8)),
+        "empty": array_image(np.zeros(fixed.GetSize()[::-1], dtype=np.uint8), fixed),
+    }
+    for name, image in images.items():
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    sitk.WriteImage(sitk.GetImageFromArray(rgb, isVector=True), str(tmp_path / "rgb.png"))
+    (tmp_path / "text.nii.gz").write_text("not an image")
+    (tmp_path / "notes.docx").write_text("not an image")
+    (tmp_path / "points.csv").write_text("1,2,3\n")
+    (tmp_path / "plan.json").write_text('{"similarity": "lncc"}')
+    (tmp_path / "file").write_text("")
+    return tmp_path
+
+
+CASES = [
+    (["-f", "gone.nii.gz"], "--fixed", "gone.nii.gz: no such file"),
+    (["-f", "."], "--fixed", "a folder"),
+    (["-m", "volume.nii.gz"], "f.nii.gz is a 2-D image", "volume.nii.gz a 3-D one"),
+    (["-m", "constant.nii.gz"], "constant.nii.gz", "constant"),
+    (["-m", "nan.nii.gz"], "nan.nii.gz", "1 voxels are NaN"),
+    (["-m", "far.nii.gz", "--align", "none"], "far.nii.gz", "do not overlap"),
+    (["-m", "vector.nii.gz"], "vector.nii.gz", "components"),
+    (["-m", "rgb.png"], "rgb.png", "3 components"),
+    (["-m", "text.nii.gz"], "text.nii.gz", "cannot be read"),
+    (["-m", "notes.docx"], "notes.docx", "cannot be read"),
+    (["-f", "f.nii.gz", "f.nii.gz"], "2 channels of the fixed and 1 of the moving"),
+    (["--fixed-mask", "mask.nii.gz"], "mask.nii.gz", "lies elsewhere than its image"),
+    (["--fixed-mask", "empty.nii.gz"], "empty.nii.gz", "the mask is empty"),
+    (["--moving-labels", "mask.nii.gz"], "mask.nii.gz", "lies elsewhere"),
+    (["--fixed-landmarks", "points.csv"], "points.csv", "x,y,z"),
+    (["--plan", "plan.json"], "plan.json", "missing"),
+    (["--plan", "plan.json", "--preset", "fast"], "drop one of --plan and --preset"),
+    (["-o", "file"], "file", "is a file"),
+    (["-o", "out.nii.gz"], "names a file; expected a folder"),
+    (["--device", "gpu"], "--device gpu"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), [(c[0], c[1:]) for c in CASES])
+def test_bad_input_ends_with_2_and_one_message(files, capsys, changes, said):
+    flags = {"-f": ["f.nii.gz"], "-m": ["m.nii.gz"], "-o": ["out"]}
+    key = ""
+    for word in changes:
+        if word.startswith("-"):
+            key = word
+            flags[key] = []
+        else:
+            flags[key].append(word)
+    words = ("--align", "--preset", "--device")
+    command = []
+    for flag, values in flags.items():
+        command += [flag, *(v if flag in words else str(files / v) for v in values)]
+    assert main([*command, "--threads", "1"]) == 2
+    error = capsys.readouterr().err
+    for part in said:
+        assert part in error
+    assert error.count("error:") == 1
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--preset", "best"], ["--similarity", "ssd"], ["--align", "auto"], ["--threads", "0"]],
+)
+def test_unknown_values_are_refused_by_the_parser(files, capsys, flags):
+    with pytest.raises(SystemExit) as stop:
+        main(["-f", str(files / "f.nii.gz"), "-m", str(files / "m.nii.gz"), "-o", "out", *flags])
+    assert stop.value.code == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_the_flags_offer_what_there_is():
+    assert set(PRESETS) == set(KNOWN_PRESETS)
+    assert set(ALIGNMENTS) == set(AlignmentKind.__args__)
+    assert set(SIMILARITIES) == {"lncc", "squared_lncc", "mind"}
+
+
+def test_inputs_are_never_overwritten(files, capsys):
+    (files / "warped.nii.gz").write_bytes((files / "m.nii.gz").read_bytes())
+    flags = ["-f", str(files / "f.nii.gz"), "-m", str(files / "warped.nii.gz"), "-o", str(files)]
+    assert main(flags) == 2
+    assert "would be overwritten" in capsys.readouterr().err
+    assert (files / "warped.nii.gz").is_file()
+
+
+def test_a_failed_run_keeps_the_earlier_result_and_leaves_the_reason(files, capsys):
+    out = files / "out"
+    out.mkdir()
+    (out / "result.json").write_text("{}")
+    flags = ["-f", str(files / "f.nii.gz"), "-m", str(files / "far.nii.gz"), "-o", str(out)]
+    assert main([*flags, "--align", "none"]) == 2
+    assert (out / "result.json").read_text() == "{}"
+    assert "do not overlap" in (out / "unfinished.txt").read_text()
+
+
+def test_bad_input_leaves_no_folder_behind(files, capsys):
+    flags = ["-f", str(files / "f.nii.gz"), "-m", str(files / "volume.nii.gz")]
+    assert main([*flags, "-o", str(files / "out")]) == 2
+    assert not (files / "out").exists()

@@ -1,0 +1,71 @@
+"""How well images agree, and whether they show one contrast."""
+
+import numpy as np
+import pytest
+
+from autoreg.geometry.grid import Geometry
+from autoreg.geometry.transforms import Affine
+from autoreg.geometry.volume import Volume
+from autoreg.registration.contrast import coarse_pair
+
+SHAPE = (30, 34, 32)
+
+
+def volume(array, offset=0.0):
+    matrix = np.diag([2.0, 2, 2, 1])
+    matrix[:3, 3] = offset
+    return Volume.intensity(array, Geometry(array.shape, matrix))
+
+
+def texture(seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((8, 9, 8))
+    array = coarse.repeat(4, 0).repeat(4, 1).repeat(4, 2)[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+    return array + 0.02 * rng.random(SHAPE)
+
+
+def agreement(one, other, shift=0.0):
+    matrix = np.eye(4)
+    matrix[:3, 3] = shift
+    return coarse_pair(one, other, None).agreement(Affine(matrix))
+
+
+def test_an_image_agrees_with_itself_and_its_negative():
+    image = volume(texture())
+    same, negative = (agreement(image, volume(a)) for a in (texture(), 1 - texture()))
+    assert same.correlation > 0.999
+    assert same.one_contrast
+    assert negative.correlation < -0.999
+    assert negative.absolute > 0.999
+    assert not negative.one_contrast
+
+
+def test_brightness_and_scale_do_not_matter():
+    image = volume(texture())
+    assert agreement(image, volume(300 * texture() - 50)).correlation > 0.999
+
+
+def test_what_is_compared_lies_where_the_transform_says():
+    shifted = volume(texture(), offset=7.0)
+    assert agreement(volume(texture()), shifted, 7.0).correlation > 0.999
+    assert agreement(volume(texture()), shifted).correlation < 0.9
+
+
+def test_images_that_do_not_meet_have_no_agreement():
+    found = agreement(volume(texture()), volume(texture()), 1000.0)
+    assert found.windows == 0
+    assert found.one_contrast
+
+
+def test_only_the_mask_counts():
+    array = texture()
+    array[15:] = texture(1)[15:]
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[:12] = True
+    masked = coarse_pair(
+        volume(texture()), volume(array), Volume(mask[None], volume(array).geometry, "mask")
+    )
+    whole = coarse_pair(volume(texture()), volume(array), None)
+    identity = Affine(np.eye(4))
+    assert masked.agreement(identity).correlation > 0.999
+    assert whole.agreement(identity).correlation == pytest.approx(0.5, abs=0.25)
