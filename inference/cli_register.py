@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # fmt: skip
     add("--preset", choices=PRESETS, help="how much time it may take (default: balanced)")
     add("--similarity", choices=SIMILARITIES,
-        help="lncc: images of one contrast; squared_lncc: other contrasts; mind: other modalities "
-        "(default: lncc, or squared_lncc where the contrasts differ)")  # fmt: skip
+        help="lncc: images of one contrast; mind: other contrasts and modalities; squared_lncc: "
+        "negative images (default: lncc, or mind where the contrasts differ)")  # fmt: skip
     add("--align", choices=ALIGNMENTS,
         help="initial alignment; none trusts the headers (default: affine)")  # fmt: skip
     add("--plan", type=Path, metavar="FILE.json",

@@ -26,7 +26,7 @@ def agreement_warnings(
         found.append(
             f"the images look like different contrasts (local correlation "
             f"{aligned.correlation:.2f}, absolute {aligned.absolute:.2f}), for which lncc is not "
-            "made; try --similarity squared_lncc or mind"
+            "made; try --similarity mind or squared_lncc"
         )
     before, after = (agreement_of(a, plan.similarity) for a in (aligned, registered))
     if before is not None and (after is None or after < before):

@@ -274,4 +274,4 @@ def _chosen(options: PairOptions, aligned: Agreement) -> tuple[FieldPlan, str]:
     )
     if aligned.one_contrast:
         return plan, f"the images have one contrast: {figures}"
-    return replace(plan, similarity="squared_lncc"), f"the contrasts differ: {figures}"
+    return replace(plan, similarity="mind"), f"the contrasts differ: {figures}"

@@ -37,8 +37,8 @@ from autoreg.registration.field_spline import SplineField, optimise_spline
 
 # Standard deviation, as a share of the image's range, below which a window is flat.
 _FLAT_WINDOW = 0.01
-# Mean squared differences of MIND are small; so scaled, the same weights serve for them.
-_MIND_SCALE = 32.0
+# So scaled, the weight of the bending energy that suits correlations suits MIND: measured.
+_MIND_SCALE = 2.0
 _MIND_RADIUS, _MIND_DILATION = 1, 1
 
 
@@ -133,8 +133,10 @@ class _Optimisation:
         last = min(1, self.images.resolutions - 1)
         for index in reversed(range(last, self.images.resolutions)):
             field = self._spline(field, index)
-        residual = residual_of(self._level(last, "dense"), field, self.images)
-        wanted = dense is not None and residual.unexplained >= dense.from_residual
+        residual = residual_of(self._intensities(last), field, self.images, self._signed)
+        # Descriptors leave too much undone everywhere to tell anything.
+        decided = self.plan.similarity != "mind"
+        wanted = dense and decided and residual.unexplained >= dense.from_residual
         if dense is None or not wanted:
             for index in reversed(range(last)):
                 field = self._spline(field, index)
@@ -173,19 +175,28 @@ class _Optimisation:
                 field = optimise_dense(level, field, plan, steps, self.course)
         return field.at(self.images.box.of_image())
 
+    @property
+    def _signed(self) -> bool:
+        """Whether the images show the same contrast."""
+        return self.plan.similarity == "lncc"
+
+    def _intensities(self, index: int) -> Level:
+        """The images as they are."""
+        return self.images.level(index, LocalCorrelation("signed", _FLAT_WINDOW), _same, fine=False)
+
     def _level(self, index: int, stage: StageName) -> Level:
-        similarity = self.plan.similarity
-        if similarity == "mind":
-            criterion = SquaredDifference(_MIND_SCALE)
-            return self.images.level(index, criterion, _mind, fine=False)
+        if self.plan.similarity == "mind":
+            return self.images.level(index, SquaredDifference(_MIND_SCALE), _mind, fine=False)
         # The smooth deformation is looked for with the square, which leaves windows of noise out.
-        signed = stage == "dense" and similarity == "lncc"
+        signed = stage == "dense" and self._signed
         voxel_mm = self.images.voxel_mm * 2**index
         fine = stage == "spline" and index <= 1 and voxel_mm >= self.plan.spline.fine_from_mm
         kind: Literal["signed", "squared"] = "signed" if signed else "squared"
-        return self.images.level(
-            index, LocalCorrelation(kind, _FLAT_WINDOW), lambda x: x, fine=fine
-        )
+        return self.images.level(index, LocalCorrelation(kind, _FLAT_WINDOW), _same, fine=fine)
+
+
+def _same(intensities: Tensor) -> Tensor:
+    return intensities
 
 
 def _mind(intensities: Tensor) -> Tensor:

@@ -33,13 +33,14 @@ class Residual:
         return max(0.0, self.expected - self.correlation)
 
 
-def residual_of(level: Level, field: SplineField, images: FieldImages) -> Residual:
+def residual_of(level: Level, field: SplineField, images: FieldImages, signed: bool) -> Residual:
     """Measure what is left at a resolution.
 
     Args:
         level: The pair there.
         field: The deformation so far.
         images: The pair at full resolution, where noise is estimated.
+        signed: Whether the images show the same contrast; else the correlation's size counts.
     """
     matrices = field.grid.matrices(level.voxels_mm())
     warped = level.warp(field.displacement, matrices)
@@ -53,6 +54,7 @@ def residual_of(level: Level, field: SplineField, images: FieldImages) -> Residu
         left = noise**2 / level.voxels_pooled
         expected *= (1 - left / variance.clamp(min=1e-12)).clamp_(min=0).sqrt_()
     found = moments.covariance / (variances[0] * variances[1]).clamp(min=1e-12).sqrt()
+    found = found if signed else found.abs()
     counted = weights * (torch.minimum(*variances) > _CONTRAST**2)
     total = counted.sum().clamp(min=1e-9)
     return Residual(
