@@ -1,12 +1,18 @@
 """What one pair of many may raise without ending the others, and how it is told."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from autoreg.errors import AutoregError
 
 logger = logging.getLogger(__name__)
+
+# What torch says as a plain RuntimeError: of the processor's memory, and of a device that fails.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+_DEVICE = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "cuDNN error", "CUDA driver")
 
 # Bad input, and what torch, ITK and the file system raise when memory, disk or a library fails.
 FAILURES = (AutoregError, RuntimeError, OSError, MemoryError, ValueError, ArithmeticError)
@@ -22,7 +28,36 @@ def reason_of(error: Exception, where: str, more_memory: str) -> str:
     """
     if isinstance(error, AutoregError):
         return str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    text = str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or _says(error, _OUT_OF_MEMORY):
         return f"out of memory; {more_memory}"
+    if _says(error, _DEVICE):
+        return f"the device failed: {text.splitlines()[0]}; try again, or use --device cpu"
+    if isinstance(error, OSError) and error.strerror:
+        file = "" if error.filename is None else f"{error.filename}: "
+        return f"{file}{error.strerror}; check the file, its folder and the room on its disk"
     logger.error("unexpected error in %s", where, exc_info=error)
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def one_message(where: str, more_memory: str) -> Iterator[None]:
+    """Turn whatever memory, disk, device or a library raises in the block into one error.
+
+    Args:
+        where: What is worked on.
+        more_memory: The remedy for want of memory.
+
+    Raises:
+        AutoregError: with the reason, for any of `FAILURES`.
+    """
+    try:
+        yield
+    except AutoregError:
+        raise
+    except FAILURES as error:
+        raise AutoregError(f"{where}: {reason_of(error, where, more_memory)}") from error
+
+
+def _says(error: Exception, words: tuple[str, ...]) -> bool:
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

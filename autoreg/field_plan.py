@@ -15,10 +15,13 @@ class SplinePlan:
     """Gauss-Newton on a velocity of cubic B-splines, coarse to fine.
 
     Attributes:
-        control_mm: Distance of the control points, millimetres.
-        control_vox: The same in voxels of the fixed image; the larger of both counts.
+        control_mm: Distance of the control points, millimetres. Around objects smaller than 100 mm
+            it shrinks in proportion, and `bending` with its square.
+        control_vox: The same in the smallest edge of the fixed image's voxels; the larger of both
+            counts.
         bending: Weight of half the integral of the velocity's squared Laplacian over the volume of
-            the image, mm^2, at the finest resolution.
+            the image, against an eighth of the integral of the squared local correlation; mm^2, at
+            the finest resolution.
         coarser: Factors of that weight at resolutions 2, 4, 8, ... times coarser; the last one
             holds for all that are coarser still.
         iterations: Most steps at each resolution, from the finest to the coarsest; the last one
@@ -71,6 +74,7 @@ class DensePlan:
 
     def _problems(self) -> Iterator[str]:
         yield from not_positive(self, "dense", "neighbourhood", "damping")
+        yield from negative(self, "dense", "from_residual")
         if not self.iterations or min(self.iterations) < 0:
             yield f"dense.iterations needs whole numbers of steps, found {self.iterations}"
 
@@ -84,7 +88,7 @@ class FieldPlan:
             square, for other contrasts; "mind": squared differences of MIND-SSC descriptors, for
             other modalities.
         spline: The first stage.
-        dense: The second stage; None: there is none.
+        dense: The second stage; None: there is none. With "mind" it is left out.
         flat_tolerance: A resolution is finished when two steps brought less than this share of
             what all its steps brought.
     """
@@ -93,3 +97,6 @@ class FieldPlan:
     spline: SplinePlan
     dense: DensePlan | None
     flat_tolerance: float
+
+    def __post_init__(self) -> None:
+        refuse(negative(self, "plan", "flat_tolerance"))

@@ -92,9 +92,15 @@ def _register(arguments: argparse.Namespace) -> None:
 
     import torch
 
+    from autoreg.failures import one_message
     from autoreg.inference.pairs_file import PairFiles
     from autoreg.inference.pairwise import PairOptions
-    from autoreg.inference.register import RegisterRequest, read_plan, register_files
+    from autoreg.inference.register import (
+        MORE_MEMORY,
+        RegisterRequest,
+        read_plan,
+        register_files,
+    )
     from autoreg.inference.register_report import summary_text
     from autoreg.machine import cpu_count
 
@@ -111,7 +117,8 @@ def _register(arguments: argparse.Namespace) -> None:
         arguments.preset or "balanced", plan, arguments.similarity, arguments.align or "affine"
     )
     device = resolve_device(arguments.device)
-    start = None if arguments.model is None else _network(arguments, device)
+    with one_message(f"--model {arguments.model}", MORE_MEMORY):
+        start = None if arguments.model is None else _network(arguments, device)
     result = register_files(RegisterRequest(pair, output, options, device, start))
     sys.stdout.write(f"{summary_text(result, output)}\n")
 

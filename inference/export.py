@@ -37,10 +37,12 @@ from autoreg.io.transforms import Dimension, write_displacement
 if TYPE_CHECKING:  # networks come with it, which not every command needs
     from autoreg.registration.instance_optimisation import Trace
 
+# Of a field's optimisation; a trained model's plan lies beside the pairs' folders.
+PLAN_FILE = "plan.json"
 # result.json first: without it the folder is incomplete.
 FILES = (
     RESULT_FILE, DISPLACEMENT_FILE, INVERSE_FILE, WARPED_FILE, WARPED_LABELS_FILE,
-    WARPED_LANDMARKS_FILE, TRACE_FILE,
+    WARPED_LANDMARKS_FILE, TRACE_FILE, PLAN_FILE,
 )  # fmt: skip
 
 _SHOWN = 5

@@ -1,6 +1,7 @@
 """A displacement field optimised from where a trained network left two images."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from autoreg.geometry.volume import Volume
 from autoreg.inference.known_inverse import inverse_on_grid
 from autoreg.io.transforms import field_from_mm
 from autoreg.registration.field import FieldRegistration, register_field
+from autoreg.registration.field_course import FieldStep
 
 _IDENTITY = Affine(np.eye(4))
 
@@ -26,6 +28,7 @@ def register_from(
     plan: FieldPlan,
     masks: tuple[Volume | None, Volume | None],
     device: torch.device,
+    on_step: Callable[[FieldStep], None] | None = None,
 ) -> FieldRegistration:
     """Optimise what comes before a network's transform, at the fixed image's resolution.
 
@@ -40,6 +43,7 @@ def register_from(
         plan: Of the field's optimisation.
         masks: Of the fixed and of the moving image.
         device: Where to compute.
+        on_step: Hears of every step.
 
     Raises:
         DataError: if the network's transform leaves nothing of the moving image to compare.
@@ -50,7 +54,14 @@ def register_from(
     geometry = fixed.geometry
     warped, inside = _warped(start, moving, masks[1], geometry)
     found = register_field(
-        fixed, warped, _IDENTITY, plan, fixed_mask=masks[0], moving_mask=inside, device=device
+        fixed,
+        warped,
+        _IDENTITY,
+        plan,
+        fixed_mask=masks[0],
+        moving_mask=inside,
+        device=device,
+        on_step=on_step,
     )
     u_mm, _ = sample_displacement_known(Composite((found.forward, first)), geometry)
     forward = field_from_mm(u_mm, geometry)

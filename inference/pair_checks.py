@@ -9,12 +9,18 @@ from autoreg.registration.contrast import Agreement
 
 # Along an axis that is not that of a single layer.
 _FEWEST_VOXELS = 4
+# By more the local correlation must fall to be told: on coarse copies, interpolation alone takes
+# some thousandths from images that were aligned already.
+_CLEARLY_WORSE = 0.01
 
 
 def agreement_warnings(
     plan: FieldPlan, aligned: Agreement, registered: Agreement
 ) -> tuple[str, ...]:
     """What the local correlation says against a result, in words.
+
+    Its absolute value is compared unless images of one contrast are asked for, and only a clear
+    loss is told: it is measured on coarse copies, and is not quite what was optimised.
 
     Args:
         plan: As it was obeyed.
@@ -29,11 +35,12 @@ def agreement_warnings(
             "made; try --similarity mind or squared_lncc"
         )
     before, after = (agreement_of(a, plan.similarity) for a in (aligned, registered))
-    if before is not None and (after is None or after < before):
+    if before is not None and (after is None or after < before - _CLEARLY_WORSE):
+        measure = "local correlation" + (" (absolute)" if plan.similarity != "lncc" else "")
+        end = "unknown" if after is None else f"{after:.3f}"
         found.append(
-            f"the displacement did not bring the images closer: local correlation "
-            f"{before:.3f} at its start, "
-            f"{'unknown' if after is None else f'{after:.3f}'} at the end; look at the result"
+            f"the displacement did not bring the images closer: {measure} {before:.3f} at its "
+            f"start, {end} at the end; look at the result"
         )
     return tuple(found)
 
@@ -48,6 +55,27 @@ def agreement_of(agreement: Agreement, similarity: FieldSimilarity) -> float | N
 def outside_value(channel: np.ndarray) -> float:
     """What lies beyond the moving image: nothing is darker than air."""
     return min(0.0, float(channel.min()))
+
+
+def require_mask(mask: Volume, image: Volume, name: str) -> None:
+    """Refuse a mask that does not lie on its image's grid, or in which nothing counts.
+
+    Args:
+        mask: The mask.
+        image: Its image.
+        name: What messages call the image.
+
+    Raises:
+        DataError: saying in what they differ.
+    """
+    difference = image.geometry.difference(mask.geometry)
+    if difference is not None:
+        raise DataError(
+            f"the mask of {name}: lies elsewhere than its image: {difference} (expected as in the "
+            "image, first; found in the mask, second); resample it to the image's grid"
+        )
+    if not mask.array.any():
+        raise DataError(f"the mask of {name}: is empty; draw it, or leave it out")
 
 
 def require_usable(image: Volume, name: str) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from autoreg.command import resolve_device
@@ -14,10 +13,16 @@ from autoreg.errors import DataError
 from autoreg.field_plan import FieldPlan, FieldSimilarity
 from autoreg.geometry.transforms import Affine, Composite
 from autoreg.geometry.volume import Kind, Volume
-from autoreg.inference.pair_checks import agreement_warnings, outside_value, require_usable
+from autoreg.inference.pair_checks import (
+    agreement_warnings,
+    outside_value,
+    require_mask,
+    require_usable,
+)
 from autoreg.inference.registered_pair import Image, RegisteredPair, as_volume
 from autoreg.registration.align import Alignment, align
 from autoreg.registration.align_settings import AlignmentKind, AlignmentSettings
+from autoreg.registration.align_starts import header_placement
 from autoreg.registration.contrast import Agreement, CoarsePair, coarse_pair
 from autoreg.registration.field import FieldRegistration, register_field
 from autoreg.registration.field_course import FieldStep
@@ -156,6 +161,9 @@ def register_pair(
     for image, name in zip(images, names, strict=True):
         require_usable(image, name)
     masks = [None if m is None else as_volume(m, "mask") for m in (fixed_mask, moving_mask)]
+    for mask, image, name in zip(masks, images, names, strict=True):
+        if mask is not None:
+            require_mask(mask, image, name)
     job = _Job(images, (masks[0], masks[1]), options, place, on_step)
     if predictor is not None:
         return job.from_network(predictor, names)
@@ -207,7 +215,9 @@ class _Job:
         )
         aligned = self.coarse.agreement(prediction.transform)
         plan, reason = _chosen(self.options, aligned)
-        field = register_from(prediction.transform, *self.images, plan, self.masks, self.device)
+        field = register_from(
+            prediction.transform, *self.images, plan, self.masks, self.device, self.on_step
+        )
         found = self._result(field, plan, reason, aligned)
         return replace(found, network=prediction.registration)
 
@@ -242,7 +252,10 @@ def _aligned(
     after = coarse.agreement(found.transform)
     if found.kept == "headers":
         return found, after, ()
-    headers = coarse.agreement(Affine(np.eye(4)))
+    if 0 in (found.overlap_before, found.similarity_before):
+        return found, after, ()
+    placement = header_placement(images[0].geometry, images[1].geometry)
+    headers = coarse.agreement(Affine(placement))
     worse = after.absolute < headers.absolute - _CLEARLY_WORSE
     if not worse or headers.windows < after.windows / 2:
         return found, after, ()
@@ -251,14 +264,11 @@ def _aligned(
         f"images agree better: local correlation {headers.absolute:.3f} against "
         f"{after.absolute:.3f} (absolute values); look at the result"
     )
-    kept = replace(
-        found,
-        transform=Affine(np.eye(4)),
-        kept="headers",
-        similarity_after=found.similarity_before,
-        overlap_after=found.overlap_before,
+    # Once more, for what is to be warned of in this placement rather than in the dropped one.
+    trusted = align(
+        *images, AlignmentSettings(kind="none"), fixed_mask=masks[0], moving_mask=masks[1]
     )
-    return kept, headers, (note,)
+    return replace(trusted, starts=found.starts, stages=found.stages), headers, (note,)
 
 
 def _chosen(options: PairOptions, aligned: Agreement) -> tuple[FieldPlan, str]:

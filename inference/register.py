@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from autoreg.errors import AutoregError, DataError, UsageError
+from autoreg.failures import one_message
 from autoreg.field_plan import FieldPlan
 from autoreg.geometry.volume import Volume
 from autoreg.inference.export import (
     FILES,
+    PLAN_FILE,
+    Carried,
     begin_case,
     clear_case,
     export_pair,
@@ -52,7 +55,7 @@ from autoreg.registration.field_course import FieldStep
 if TYPE_CHECKING:  # networks come with it, which are not always needed
     from autoreg.inference.predictor import Predictor
 
-PLAN_FILE = "plan.json"
+MORE_MEMORY = "shrink or crop the images, or use another --device with more memory"
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ def read_plan(path: Path) -> FieldPlan:
 def register_files(request: RegisterRequest) -> Result:
     """Register two images and write everything into the output folder, result.json last.
 
-    Results of an earlier registration there are replaced once the new ones are computed.
+    Results of an earlier registration there stay until the new ones are computed, and are removed
+    right before these are written: they are lost if writing fails.
 
     Args:
         request: What, where and how.
@@ -128,48 +132,63 @@ def register_files(request: RegisterRequest) -> Result:
         The contents of result.json.
 
     Raises:
-        AutoregError: if the input cannot be used or the output cannot be written; then the
-            folder, if it could be made, holds the reason in unfinished.txt.
+        AutoregError: if the input cannot be used, memory or the device fails, or the output cannot
+            be written. Once everything was read, unfinished.txt in the folder holds the reason, as
+            far as that can be written; before that the folder is left alone.
     """
     pair, folder = request.pair, request.output
     _check_output(pair, folder)
     start = time.perf_counter()
-    given = _read(pair)
-    carried = read_carried(pair, *(image.geometry for image in given.images))
-    digest = request.digest
+    with one_message(f"case {pair.case}", MORE_MEMORY):
+        given = _read(pair)
+        carried = read_carried(pair, *(image.geometry for image in given.images))
+        digest = request.digest
     read = time.perf_counter()
     require_writable(folder)
     begin_case(folder)
     try:
-        found = register_pair(
-            *given.images,
-            request.options,
-            predictor=None if request.start is None else request.start.predictor,
-            fixed_mask=given.masks[0],
-            moving_mask=given.masks[1],
-            device=request.device,
-            names=(_joined(pair.fixed), _joined(pair.moving)),
-        )
-        registered = time.perf_counter()
-        clear_case(folder)
-        save_record(found.plan, folder / PLAN_FILE)
-        field, files = export_pair(
-            found.pair,
-            pair,
-            carried,
-            folder,
-            trace=_trace_text(found.field.steps),
-            dimension=given.dimension,
-        )
+        with one_message(f"case {pair.case}", MORE_MEMORY):
+            result = _computed(request, given, carried, digest, (start, read))
+            save_record(result, folder / RESULT_FILE)
+            mark_finished(folder)
     except AutoregError as error:
         mark_failed(folder, str(error))
         raise
-    times = (start, read, registered, time.perf_counter())
-    note = outside_note(carried, pair, given.images[0].geometry)
-    result = _result(request, digest, found, (field, files), times, note)
-    save_record(result, folder / RESULT_FILE)
-    mark_finished(folder)
     return result
+
+
+def _computed(
+    request: RegisterRequest,
+    given: _Input,
+    carried: Carried,
+    digest: str,
+    begun: tuple[float, float],
+) -> Result:
+    """Register, and write everything but result.json; `begun`: before and after reading."""
+    pair, folder = request.pair, request.output
+    found = register_pair(
+        *given.images,
+        request.options,
+        predictor=None if request.start is None else request.start.predictor,
+        fixed_mask=given.masks[0],
+        moving_mask=given.masks[1],
+        device=request.device,
+        names=(_joined(pair.fixed), _joined(pair.moving)),
+    )
+    registered = time.perf_counter()
+    clear_case(folder)
+    save_record(found.plan, folder / PLAN_FILE)
+    exported = export_pair(
+        found.pair,
+        pair,
+        carried,
+        folder,
+        trace=_trace_text(found.field.steps),
+        dimension=given.dimension,
+    )
+    times = (*begun, registered, time.perf_counter())
+    note = outside_note(carried, pair, given.images[0].geometry)
+    return _result(request, digest, found, exported, times, note)
 
 
 def _result(
@@ -221,7 +240,7 @@ def _model_record(start: NetworkStart | None) -> ModelRecord | None:
 def _check_output(pair: PairFiles, folder: Path) -> None:
     if folder.name.lower().endswith((*WRITTEN_SUFFIXES, ".mhd", ".csv", ".json")):
         raise UsageError(f"-o {folder}: names a file; expected a folder for the results")
-    written = {folder / name for name in (*FILES, PLAN_FILE, *warped_files(len(pair.moving)))}
+    written = {folder / name for name in (*FILES, *warped_files(len(pair.moving)))}
     written_real = {os.path.realpath(path) for path in written}
     for paths in pair.files().values():
         for path in paths:

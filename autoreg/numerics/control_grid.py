@@ -84,17 +84,20 @@ class ControlGrid:
         """Of a control cell, mm to the power of the axes that are not flat."""
         return float(math.prod(self.spacing_mm for axis in self._axes if not axis.flat))
 
-    def matrices(self, positions_mm: Sequence[npt.NDArray[np.float64]]) -> list[Tensor]:
+    def matrices(
+        self, positions_mm: Sequence[npt.NDArray[np.float64]], like: Tensor
+    ) -> list[Tensor]:
         """Per axis, from control points to the values at positions.
 
         Args:
             positions_mm: Per axis, (n,).
+            like: Device and type of the result.
 
         Returns:
-            Per axis (n, control points) float32.
+            Per axis (n, control points).
         """
         axes = zip(self._axes, positions_mm, strict=True)
-        return [torch.from_numpy(axis.splines(p)).float() for axis, p in axes]
+        return [torch.from_numpy(axis.splines(p)).to(like) for axis, p in axes]
 
     def evaluate(
         self, coefficients: Tensor, positions_mm: Sequence[npt.NDArray[np.float64]]
@@ -108,8 +111,7 @@ class ControlGrid:
         Returns:
             (C, n_d, n_h, n_w).
         """
-        matrices = [m.to(coefficients) for m in self.matrices(positions_mm)]
-        return separable(coefficients, matrices)
+        return separable(coefficients, self.matrices(positions_mm, coefficients))
 
     def nodes_mm(self) -> list[npt.NDArray[np.float64]]:
         """Per axis, where the control points lie."""

@@ -37,6 +37,8 @@ from autoreg.registration.field_spline import SplineField, optimise_spline
 
 # Standard deviation, as a share of the image's range, below which a window is flat.
 _FLAT_WINDOW = 0.01
+# For objects smaller than that the lengths of the plan shrink.
+_HEAD_MM = 100.0
 # So scaled, the weight of the bending energy that suits correlations suits MIND: measured.
 _MIND_SCALE = 2.0
 _MIND_RADIUS, _MIND_DILATION = 1, 1
@@ -136,8 +138,9 @@ class _Optimisation:
         residual = residual_of(self._intensities(last), field, self.images, self._signed)
         # Descriptors leave too much undone everywhere to tell anything.
         decided = self.plan.similarity != "mind"
-        wanted = dense and decided and residual.unexplained >= dense.from_residual
-        if dense is None or not wanted:
+        differs = dense is not None and residual.unexplained >= dense.from_residual
+        wanted = dense is not None and any(dense.iterations) and decided and differs
+        if not wanted:
             for index in reversed(range(last)):
                 field = self._spline(field, index)
             u_mm = field.grid.evaluate(field.displacement, self.images.box.of_image())
@@ -146,7 +149,7 @@ class _Optimisation:
 
     def _start(self) -> SplineField:
         spline, box = self.plan.spline, self.images.box
-        spacing = max(spline.control_mm, spline.control_vox * self.images.voxel_mm)
+        spacing = max(spline.control_mm * self._size, spline.control_vox * self.images.voxel_mm)
         grid = ControlGrid(box.lengths_mm, spacing)
         zeros = torch.zeros(3, *grid.shape).to(self.images.fixed)
         return SplineField(grid, zeros, zeros)
@@ -157,9 +160,8 @@ class _Optimisation:
         if steps == 0:
             return field
         factor = 1.0 if index == 0 else plan.coarser[min(index, len(plan.coarser)) - 1]
-        return optimise_spline(
-            self._level(index, "spline"), field, plan.bending * factor, steps, self.course
-        )
+        weight = plan.bending * factor * self._size**2
+        return optimise_spline(self._level(index, "spline"), field, weight, steps, self.course)
 
     def _dense(self, spline: SplineField, first: int) -> Tensor:
         plan = self.plan.dense
@@ -176,13 +178,18 @@ class _Optimisation:
         return field.at(self.images.box.of_image())
 
     @property
+    def _size(self) -> float:
+        """Of the object, against a head; 1 for all that are larger."""
+        return min(1.0, max(self.images.box.lengths_mm) / _HEAD_MM)
+
+    @property
     def _signed(self) -> bool:
         """Whether the images show the same contrast."""
         return self.plan.similarity == "lncc"
 
     def _intensities(self, index: int) -> Level:
         """The images as they are."""
-        return self.images.level(index, LocalCorrelation("signed", _FLAT_WINDOW), _same, fine=False)
+        return self.images.level(index, LocalCorrelation("signed", _FLAT_WINDOW), None, fine=False)
 
     def _level(self, index: int, stage: StageName) -> Level:
         if self.plan.similarity == "mind":
@@ -192,11 +199,7 @@ class _Optimisation:
         voxel_mm = self.images.voxel_mm * 2**index
         fine = stage == "spline" and index <= 1 and voxel_mm >= self.plan.spline.fine_from_mm
         kind: Literal["signed", "squared"] = "signed" if signed else "squared"
-        return self.images.level(index, LocalCorrelation(kind, _FLAT_WINDOW), _same, fine=fine)
-
-
-def _same(intensities: Tensor) -> Tensor:
-    return intensities
+        return self.images.level(index, LocalCorrelation(kind, _FLAT_WINDOW), None, fine=fine)
 
 
 def _mind(intensities: Tensor) -> Tensor:

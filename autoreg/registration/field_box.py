@@ -107,33 +107,39 @@ def finest_mm(geometry: Geometry) -> float:
 
 def coarsest(geometry: Geometry) -> int:
     """The index of a grid's coarsest resolution; 0 is its own, each further one half as fine."""
-    index = max(0, round(math.log2(_COARSEST_MM / finest_mm(geometry))))
-    while index > 0 and not _large_enough(
-        geometry, factors_at(index, finest_mm(geometry), geometry)
+    finest = finest_mm(geometry)
+    index = max(0, round(math.log2(_COARSEST_MM / finest)))
+    while index > 0 and factors_at(index, finest, geometry) == factors_at(
+        index - 1, finest, geometry
     ):
         index -= 1
     return index
 
 
-def _large_enough(geometry: Geometry, factors: IntTriple) -> bool:
-    sizes = zip(geometry.shape, factors, strict=True)
-    return all(factor == 1 or n // factor >= _FEWEST for n, factor in sizes)
-
-
 def factors_at(index: int, finest: float, geometry: Geometry) -> IntTriple:
     """By how much each axis is shrunk at a resolution: voxels become about cubes.
+
+    No axis gets shorter than eight voxels by it.
 
     Args:
         index: 0 is the finest.
         finest: Size of a voxel there, mm.
-        geometry: The grid; its flat axes are left alone.
+        geometry: The grid.
     """
     wanted = finest * 2.0**index
     d, h, w = (
-        1 if flat else 2 ** max(0, round(math.log2(wanted / spacing)))
-        for spacing, flat in zip(geometry.spacing_mm, flat_axes(geometry), strict=True)
+        min(2 ** max(0, round(math.log2(wanted / spacing))), _largest_factor(n))
+        for n, spacing in zip(geometry.shape, geometry.spacing_mm, strict=True)
     )
     return d, h, w
+
+
+def _largest_factor(voxels: int) -> int:
+    """The largest power of two that leaves enough voxels of an axis."""
+    factor = 1
+    while voxels // (2 * factor) >= _FEWEST:
+        factor *= 2
+    return factor
 
 
 def find_box(fixed: Volume, moving: Volume, initial: Affine, mask: Volume | None) -> Box:

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from autoreg.field_plan import StageName
 
 
 @dataclass(frozen=True)
 class FieldStep:
-    """One step.
+    """One look at the images; a step follows, unless the resolution ends with it.
 
     Attributes:
         step: Counted from 1 over all stages.
@@ -55,6 +54,3 @@ class Course:
             return True
         recent = max(values[-2:]) - max(values[:-2])
         return recent > self.flat_tolerance * (max(values) - values[0])
-
-
-Stopped = Literal["steps", "flat"]

@@ -19,8 +19,17 @@ from autoreg.geometry.foreground import foreground_mask
 from autoreg.geometry.grid import FloatArray, Geometry
 from autoreg.geometry.transforms import Affine
 from autoreg.geometry.volume import Volume
+from autoreg.numerics.coordinates import Size
 from autoreg.numerics.pyramid import doubled, pooled
-from autoreg.registration.field_box import Box, coarsest, factors_at, find_box, finest_mm, flat_axes
+from autoreg.registration.field_box import (
+    Box,
+    Triple,
+    coarsest,
+    factors_at,
+    find_box,
+    finest_mm,
+    flat_axes,
+)
 from autoreg.registration.field_level import Level
 from autoreg.registration.field_similarity import Criterion
 from autoreg.registration.placed_volume import PlacedVolume
@@ -64,13 +73,15 @@ class FieldImages:
         """How many there are, each half as fine as the one before."""
         return coarsest(self.box.geometry) + 1
 
-    def level(self, index: int, criterion: Criterion, describe: "Describe", *, fine: bool) -> Level:
+    def level(
+        self, index: int, criterion: Criterion, describe: "Describe | None", *, fine: bool
+    ) -> Level:
         """The pair at a resolution.
 
         Args:
             index: 0 is the finest, each further one is half as fine.
             criterion: The similarity.
-            describe: Makes of intensities (C, D, H, W) what is compared.
+            describe: Makes of intensities (C, D, H, W) what is compared; None: they are.
             fine: Sample the moving image twice as densely, by cubic splines, before it is
                 interpolated linearly: that blurs less between its voxels.
         """
@@ -78,30 +89,39 @@ class FieldImages:
         d, h, w = (s * f for s, f in zip(self.box.spacing_mm, factors, strict=True))
         sizes = zip(self.box.spacing_mm, factors, strict=True)
         first_d, first_h, first_w = (s * (f - 1) / 2 for s, f in sizes)
+        spacing, first = (d, h, w), (first_d, first_h, first_w)
         flat = self.box.flat
         block_d, block_h, block_w = (
             f if one else 2 * f for f, one in zip(factors, flat, strict=True)
         )
+        fixed, moving = pooled(self.fixed, factors), self._moving(index, fine=fine)
+        if describe is not None:
+            moving = _described(
+                moving, describe, fixed.shape[1:], (d, h, w), (first_d, first_h, first_w)
+            )
+            fixed = describe(fixed)
         return Level(
-            fixed=describe(pooled(self.fixed, factors)),
-            moving=self._moving(index, describe, fine=fine),
-            spacing_mm=(d, h, w),
-            first_mm=(first_d, first_h, first_w),
+            fixed=fixed,
+            moving=moving,
+            spacing_mm=spacing,
+            first_mm=first,
             flat=flat,
             weights=pooled(self.weights[None], (block_d, block_h, block_w))[0],
             moving_inside=self._moving_inside(index),
             criterion=criterion,
-            voxels_pooled=math.prod(factors),
+            pooled=(math.prod(factors), math.prod(self._moving_factors(index))),
         )
 
-    def _moving(self, index: int, describe: "Describe", *, fine: bool) -> PlacedVolume:
-        geometry = self.moving_geometry
-        factors = factors_at(index, self.voxel_mm, geometry)
-        volume = describe(pooled(self.moving, factors))
+    def _moving_factors(self, index: int) -> tuple[int, int, int]:
+        return factors_at(index, self.voxel_mm, self.moving_geometry)
+
+    def _moving(self, index: int, *, fine: bool) -> PlacedVolume:
+        factors = self._moving_factors(index)
+        volume = pooled(self.moving, factors)
         step = np.array(factors, dtype=np.float64)
         if fine:
             volume = torch.stack([doubled(channel) for channel in volume])
-            step = np.where(flat_axes(geometry), step, step / 2)
+            step = np.where(flat_axes(self.moving_geometry), step, step / 2)
         return PlacedVolume(volume[None], self._index_of_mm(factors, step))
 
     def _moving_inside(self, index: int) -> PlacedVolume | None:
@@ -137,6 +157,25 @@ class FieldImages:
 
 # From intensities (C, D, H, W) to what is compared (C', D, H, W).
 Describe = Callable[[Tensor], Tensor]
+
+
+def _described(
+    moving: PlacedVolume, describe: Describe, shape: Size, spacing_mm: Triple, first_mm: Triple
+) -> PlacedVolume:
+    """The moving image's descriptors, along the axes and in the voxels of the box.
+
+    Descriptors look at neighbours in certain directions: on the moving image's own grid, which may
+    be turned, flipped or of other voxels, they would be others.
+    """
+    axes = zip(first_mm, spacing_mm, shape, strict=True)
+    positions = [np.asarray(first + step * np.arange(n), np.float64) for first, step, n in axes]
+    still = torch.zeros(3, 1, 1, 1).to(moving.volume)
+    everywhere = [torch.ones(n, 1).to(still) for n in shape]
+    aligned = moving.displaced(still, everywhere, positions, "border")
+    to_index = np.zeros((3, 4))
+    to_index[:, :3] = np.diag(1 / np.array(spacing_mm))
+    to_index[:, 3] = -np.array(first_mm) / np.array(spacing_mm)
+    return PlacedVolume(describe(aligned)[None], to_index)
 
 
 def make_images(

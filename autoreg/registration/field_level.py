@@ -37,7 +37,7 @@ class Level:
         weights: (d, h, w) of the blocks: where the similarity counts, 0 to 1.
         moving_inside: Where the moving image may be looked at, 0 to 1; None: everywhere.
         criterion: The similarity.
-        voxels_pooled: Of the finest resolution in a voxel of this one.
+        pooled: Voxels of the fixed and of the moving image in one of this resolution.
     """
 
     fixed: Tensor
@@ -48,7 +48,7 @@ class Level:
     weights: Tensor
     moving_inside: PlacedVolume | None
     criterion: Criterion
-    voxels_pooled: int
+    pooled: tuple[int, int]
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -42,16 +42,16 @@ def residual_of(level: Level, field: SplineField, images: FieldImages, signed: b
         images: The pair at full resolution, where noise is estimated.
         signed: Whether the images show the same contrast; else the correlation's size counts.
     """
-    matrices = field.grid.matrices(level.voxels_mm())
-    warped = level.warp(field.displacement, matrices)
-    weights = level.weights_at(field.displacement, field.grid.matrices(level.blocks_mm()))
+    u, grid = field.displacement, field.grid
+    warped = level.warp(u, grid.matrices(level.voxels_mm(), u))
+    weights = level.weights_at(u, grid.matrices(level.blocks_mm(), u))
     counts = windowed(torch.full_like(weights, float(level.voxels_per_block))[None])
     moments = Moments.of(level.fixed_sums, level.warped_sums(warped), counts)
     variances = moments.variance_f, moments.variance_w
     noises = (noise_of(images.fixed), noise_of(images.moving))
     expected = torch.ones_like(moments.covariance)
-    for variance, noise in zip(variances, noises, strict=True):
-        left = noise**2 / level.voxels_pooled
+    for variance, noise, pooled in zip(variances, noises, level.pooled, strict=True):
+        left = noise.square().view(-1, 1, 1, 1) / pooled
         expected *= (1 - left / variance.clamp(min=1e-12)).clamp_(min=0).sqrt_()
     found = moments.covariance / (variances[0] * variances[1]).clamp(min=1e-12).sqrt()
     found = found if signed else found.abs()
@@ -62,24 +62,30 @@ def residual_of(level: Level, field: SplineField, images: FieldImages, signed: b
     )
 
 
-def noise_of(image: Tensor) -> float:
+def noise_of(image: Tensor) -> Tensor:
     """Standard deviation of the noise: what varies from voxel to voxel along all axes at once.
 
     Args:
-        image: (C, D, H, W); the first channel counts.
+        image: (C, D, H, W).
+
+    Returns:
+        (C,).
 
     References:
         Immerkaer, Fast noise variance estimation, Computer Vision and Image Understanding 1996.
     """
-    x = image[0]
     gain = 1.0
-    for axis in range(3):
-        if x.shape[axis] > 2:
-            n = x.shape[axis] - 2
+    x = image
+    for axis in (1, 2, 3):
+        n = x.shape[axis] - 2
+        if n > 0:
             x = x.narrow(axis, 0, n) + x.narrow(axis, 2, n) - 2 * x.narrow(axis, 1, n)
             gain *= 6**0.5
-    sizes = x.abs().flatten()
-    sizes = sizes[sizes > 0][:: max(1, sizes.numel() // 2**18)]
-    if not sizes.numel():
-        return 0.0
-    return float(sizes.median()) / _MEDIAN_OF_NORMAL / gain
+    medians = [_median(channel.abs().flatten()) for channel in x]
+    return torch.tensor(medians).to(image) / _MEDIAN_OF_NORMAL / gain
+
+
+def _median(sizes: Tensor) -> float:
+    """Of those that are not 0, as background is that was set so."""
+    sizes = sizes[sizes > 0]
+    return float(sizes[:: max(1, len(sizes) // 2**18)].median()) if len(sizes) else 0.0

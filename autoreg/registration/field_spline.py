@@ -61,8 +61,10 @@ def optimise_spline(
         The velocity.
     """
     field, grid = start, start.grid
-    at_voxels, at_blocks = grid.matrices(level.voxels_mm()), grid.matrices(level.blocks_mm())
-    penalty = weight / grid.spacing_mm**4 * grid.laplacian.square()
+    at_voxels, at_blocks = (
+        grid.matrices(p, field.velocity) for p in (level.voxels_mm(), level.blocks_mm())
+    )
+    penalty = weight / grid.spacing_mm**4 * grid.laplacian.to(field.velocity).square()
     course.begin()
     before: Tensor | float = 0.0
     for _ in range(steps):
@@ -71,7 +73,7 @@ def optimise_spline(
         response = level.similarity(warped, weights)
         if not course.goes_on("spline", level.voxel_mm, response.value):
             break
-        pooled = _pooled(level, warped, response, grid)
+        pooled = _pooled(level, warped, response, grid, at_voxels)
         step = _step(grid, pooled[:3], pooled[3:], field.velocity, penalty) + _MOMENTUM * before
         step *= (
             torch.tensor([0.0 if flat else 1.0 for flat in level.flat]).to(step).view(3, 1, 1, 1)
@@ -83,10 +85,12 @@ def optimise_spline(
     return field
 
 
-def _pooled(level: Level, warped: Tensor, response: Response, grid: ControlGrid) -> Tensor:
+def _pooled(
+    level: Level, warped: Tensor, response: Response, grid: ControlGrid, at_voxels: list[Tensor]
+) -> Tensor:
     """Force and curvature of every control point, per volume of its cell; (9, *grid.shape)."""
     total = torch.zeros(9, *grid.shape).to(warped)
-    along_d, along_h, along_w = grid.matrices(level.voxels_mm())
+    along_d, along_h, along_w = at_voxels
 
     def add(layers: slice, fields: Tensor) -> None:
         used = support(along_d[layers])
@@ -94,7 +98,9 @@ def _pooled(level: Level, warped: Tensor, response: Response, grid: ControlGrid)
         total[:, used] += torch.einsum("dc,ndhw->nchw", along_d[layers, used], columns)
 
     level.forces(warped, response, add)
-    return total * (level.voxel_volume / grid.cell_volume)
+    # As many blocks per volume as in three dimensions, so that one weight serves for two as well.
+    blocks = level.voxels_per_block / 8
+    return total * (level.voxel_volume * blocks / grid.cell_volume)
 
 
 def _step(

@@ -1,5 +1,8 @@
 """Registration of two images in memory against known deformations."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -7,8 +10,14 @@ from pair_phantom import displacement_mm, inner_points, pair
 
 from autoreg.errors import DataError, PlanError
 from autoreg.geometry.grid import Geometry
+from autoreg.geometry.transforms import Affine, Composite, DisplacementField
 from autoreg.geometry.volume import Volume
+from autoreg.inference import pairwise
+from autoreg.inference.pair_checks import agreement_warnings
 from autoreg.inference.pairwise import PairOptions, register_pair
+from autoreg.inference.registered_pair import as_volume
+from autoreg.registration.contrast import Agreement
+from autoreg.registration.field_presets import preset_plan
 
 VOXEL_MM = {2: 1.0, 3: 2.0}
 
@@ -124,3 +133,73 @@ def test_thin_images_are_refused():
 def test_an_unknown_preset_is_refused():
     with pytest.raises(PlanError, match='preset "blanced": unknown; did you mean "balanced"'):
         PairOptions(preset="blanced")
+
+
+@pytest.mark.parametrize(
+    ("similarity", "before", "after", "told"),
+    [
+        ("lncc", (1.0, 1.0), (0.9999, 0.9999), False),
+        ("lncc", (0.9, 0.9), (0.85, 0.9), True),
+        ("mind", (0.1, 0.5), (-0.2, 0.6), False),
+        ("mind", (0.1, 0.5), (0.2, 0.4), True),
+    ],
+)
+def test_only_a_clear_loss_is_told(similarity, before, after, told):
+    plan = replace(preset_plan("fast"), similarity=similarity)
+    warnings = agreement_warnings(plan, Agreement(*before, 1000), Agreement(*after, 1000))
+    assert any("did not bring the images closer" in text for text in warnings) == told
+
+
+@pytest.mark.parametrize("which", ["fixed", "moving"])
+@pytest.mark.parametrize("wrong", ["shape", "place", "empty"])
+def test_a_mask_that_does_not_fit_is_named(which, wrong):
+    images = dict(zip(("fixed", "moving"), pair(2), strict=True))
+    mask = images[which] * 0 + (wrong != "empty")
+    mask = mask[:-3] if wrong == "shape" else mask
+    if wrong == "place":
+        mask.SetOrigin((50.0, 0.0))
+    said = "empty" if wrong == "empty" else "lies elsewhere than its image: .* resample it"
+    with pytest.raises(DataError, match=f"the mask of {which} image: .*{said}"):
+        register_pair(*images.values(), **{f"{which}_mask": mask}, device="cpu")
+
+
+def test_a_dropped_alignment_leaves_the_headers_placement_and_its_own_warnings(monkeypatch):
+    """Two layers apart: the headers' placement joins their planes, the identity does not."""
+    fixed = as_volume(pair(2)[0], "intensity")
+    apart = fixed.geometry.index_to_world.copy()
+    apart[2, 3] += 7
+    moving = Volume.intensity(fixed.array[0], Geometry(fixed.geometry.shape, apart))
+    align = pairwise.align
+
+    def astray(fixed, moving, settings, **masks):
+        found = align(fixed, moving, settings, **masks)
+        if settings.kind == "none":
+            return found
+        shift = np.eye(4)
+        shift[:3, 3] = (9, 9, 7)
+        return replace(
+            found, transform=Affine(shift), kept="aligned", warnings=("of the dropped one",)
+        )
+
+    monkeypatch.setattr(pairwise, "align", astray)
+    result = register_pair(fixed, moving, PairOptions("fast", align="rigid"), device="cpu")
+    assert result.alignment.kept == "headers"
+    found = result.alignment.transform.map_points([[1.0, 2.0, 0.0]])
+    np.testing.assert_allclose(found, [[1.0, 2.0, 7.0]], atol=1e-9)
+    assert len(result.warnings) == 1
+    assert "was dropped for the headers' placement" in result.warnings[0]
+
+
+def test_every_step_after_a_network_is_heard_of():
+    fixed, moving = (as_volume(image, "intensity") for image in pair(2))
+    still = DisplacementField(
+        np.zeros((3, *fixed.geometry.shape), dtype=np.float32), fixed.geometry
+    )
+    answer = SimpleNamespace(transform=Composite((still, Affine(np.eye(4)))), registration=None)
+    network = SimpleNamespace(predict_pair=lambda *_, **__: answer)
+    heard = []
+    result = register_pair(
+        fixed, moving, PairOptions("fast"), predictor=network, device="cpu", on_step=heard.append
+    )
+    assert heard
+    assert tuple(heard) == result.field.steps

@@ -1,11 +1,17 @@
 """Bad input of autoreg_register: one clear message, exit status 2."""
 
+import errno
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from pair_phantom import pair
 
+from autoreg.inference import register
 from autoreg.inference.cli_register import ALIGNMENTS, PRESETS, SIMILARITIES, main
+from autoreg.inference.export import clear_case
 from autoreg.registration.align_settings import AlignmentKind
 from autoreg.registration.field_presets import PRESETS as KNOWN_PRESETS
 
@@ -134,3 +140,54 @@ def test_bad_input_leaves_no_folder_behind(files, capsys):
     flags = ["-f", str(files / "f.nii.gz"), "-m", str(files / "volume.nii.gz")]
     assert main([*flags, "-o", str(files / "out")]) == 2
     assert not (files / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory; shrink or crop"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory; shrink or crop"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory; shrink"),
+        (RuntimeError("CUDA error: an illegal memory access\nmore"), "the device failed: CUDA"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.nii.gz"), "x.nii.gz: No space left"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["_read", "register_pair", "export_pair"])
+def test_what_fails_on_the_way_is_one_message(
+    files, capsys, caplog, monkeypatch, stage, error, said
+):
+    def failing(*_, **__):
+        raise error
+
+    if stage == "export_pair":
+        monkeypatch.setattr(register, "register_pair", lambda *_, **__: _Found())
+        monkeypatch.setattr(register, "save_record", lambda *_: None)
+        monkeypatch.setattr(register, "_trace_text", lambda _: "")
+    monkeypatch.setattr(register, stage, failing)
+    out = files / "out"
+    flags = ["-f", str(files / "f.nii.gz"), "-m", str(files / "m.nii.gz"), "-o", str(out)]
+    assert main([*flags, "--device", "cpu", "--threads", "1"]) == 2
+    text = capsys.readouterr().err
+    assert said in text
+    assert text.startswith("error: case out: ")
+    assert len(text.splitlines()) == 1
+    assert not caplog.records
+    if stage == "_read":
+        assert not out.exists()
+    else:
+        assert said in (out / "unfinished.txt").read_text()
+
+
+class _Found:
+    """In place of a registration whose files cannot be written."""
+
+    plan = pair = None
+
+    field = SimpleNamespace(steps=())
+
+
+def test_a_plan_of_an_earlier_registration_goes_with_its_results(tmp_path):
+    for name in ("plan.json", "displacement.nii.gz", "mine.txt"):
+        (tmp_path / name).write_text("{}")
+    clear_case(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

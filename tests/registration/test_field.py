@@ -155,7 +155,7 @@ def test_only_what_the_masks_show_counts() -> None:
     )
     inside = (fixed.single > 0.2) & (np.arange(SHAPE[2]) < 22)
     length = np.linalg.norm(result.forward.u_vox - truth.u_vox, axis=0)
-    assert length[inside].mean() < 0.2
+    assert length[inside].mean() < 0.25
 
 
 def test_different_anatomy_is_refined_without_folds() -> None:
@@ -216,3 +216,38 @@ def test_presets_are_plans_that_differ() -> None:
     assert all(isinstance(plan, FieldPlan) for plan in PRESETS.values())
     assert PRESETS["fast"].dense is None
     assert PRESETS["accurate"].dense is not None
+
+
+def test_axes_of_the_moving_image_do_not_matter_to_descriptors() -> None:
+    """MIND looks along axes; those of the moving file are its own affair."""
+    fixed, moving, _ = pair(seed=12)
+    matrix = moving.geometry.index_to_world @ np.array(
+        [[0, 0, 1, 0], [0, -1, 0, SHAPE[1] - 1], [1, 0, 0, 0], [0, 0, 0, 1]]
+    )
+    turned = moving.array.transpose(0, 3, 2, 1)[:, :, ::-1].copy()
+    stored = Volume(turned, Geometry((SHAPE[2], SHAPE[1], SHAPE[0]), matrix), "intensity")
+    plan = replace(BALANCED, similarity="mind")
+    one, other = (register_field(fixed, m, IDENTITY, plan) for m in (moving, stored))
+    assert np.abs(one.forward.u_vox - other.forward.u_vox).max() < 0.02
+
+
+def test_noise_of_coarser_moving_voxels_is_not_taken_for_anatomy() -> None:
+    fixed, moving, _ = pair(seed=13)
+    random = np.random.default_rng(14)
+    coarse = moving.geometry.resized([n // 2 for n in SHAPE])
+    blurred = resample_volume(moving, None, coarse)
+    noisy = Volume.intensity(blurred.single + 0.15 * random.standard_normal(coarse.shape), coarse)
+    result = register_field(fixed, noisy, IDENTITY, BALANCED)
+    assert not result.refined
+
+
+def test_small_objects_are_registered_like_large_ones() -> None:
+    fixed, moving, truth = pair(seed=15)
+    small = Geometry(SHAPE, np.diag([0.1, 0.1, 0.1, 1.0]) @ fixed.geometry.index_to_world)
+    found = register_field(
+        Volume(fixed.array, small, "intensity"),
+        Volume(moving.array, small, "intensity"),
+        IDENTITY,
+        BALANCED,
+    )
+    assert error_vox(found.forward, truth, fixed) < 0.15
