@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from autoreg.errors import UsageError
+from autoreg.errors import DataError, UsageError
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.transforms import invert_on_grid
 from autoreg.geometry.volume import Volume
@@ -109,11 +109,14 @@ def read_carried(pair: PairFiles, fixed: Geometry, moving: Geometry) -> Carried:
         moving: Grid of the moving image.
 
     Raises:
-        DataError: if they cannot be read or lie elsewhere than their image.
+        DataError: if they cannot be read, lie elsewhere than their image, or the landmarks of the
+            two images differ in number.
     """
     file = pair.moving_labels
     labels = None if file is None else read_on_grid_either(file, "label", moving)
-    return Carried(labels, fixed_landmarks_mm(pair, fixed))
+    points_mm = fixed_landmarks_mm(pair, fixed)
+    _check_moving_landmarks(pair, moving, points_mm)
+    return Carried(labels, points_mm)
 
 
 def outside_note(carried: Carried, pair: PairFiles, fixed: Geometry) -> str | None:
@@ -193,6 +196,23 @@ def _inverse(registered: RegisteredPair) -> tuple[NDArray[np.float32], NDArray[n
     if parts is None:
         return invert_on_grid(registered.transform, geometry)
     return inverse_on_grid(*parts, geometry)
+
+
+def _check_moving_landmarks(
+    pair: PairFiles, moving: Geometry, points_mm: NDArray[np.float64] | None
+) -> None:
+    """Refuse moving landmarks that evaluation could not use, before the registration."""
+    if pair.moving_landmarks is None:
+        return
+    if pair.landmark_frame == "voxels":
+        count = len(read_voxel_landmarks(pair.moving_landmarks, moving))
+    else:
+        count = len(read_landmarks(pair.moving_landmarks))
+    if points_mm is not None and count != len(points_mm):
+        raise DataError(
+            f"{pair.moving_landmarks}: {count} landmarks, expected {len(points_mm)} as in "
+            f"{pair.fixed_landmarks}: point by point they mark the same places; complete one file"
+        )
 
 
 def fixed_landmarks_mm(pair: PairFiles, fixed: Geometry) -> NDArray[np.float64] | None:

@@ -73,7 +73,7 @@ def _named_folder(request: ModelRequest) -> Path:
         inner = sorted(str(p.parent) for p in folder.glob("*/plan.json")) if folder else []
         remedy = f"did you mean {' or '.join(inner)}?" if inner else "give a model folder"
         raise UsageError(
-            f"-m {folder}: no plan.json; expected plan.json and fold_*/checkpoint_*.pt; {remedy}"
+            f"{folder}: no plan.json; expected plan.json and fold_*/checkpoint_*.pt; {remedy}"
         )
     return folder
 

@@ -191,3 +191,16 @@ def test_a_plan_of_an_earlier_registration_goes_with_its_results(tmp_path):
         (tmp_path / name).write_text("{}")
     clear_case(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_landmarks_of_different_number_are_refused_before_the_registration(files, capsys):
+    (files / "f.csv").write_text("x,y,z\n1,2,3\n4,5,6\n")
+    for text, said in (("x,y,z\n1,2,3\n", "1 landmarks, expected 2"), ("1,2,3\n", "first line")):
+        (files / "m.csv").write_text(text)
+        flags = ["-f", str(files / "f.nii.gz"), "-m", str(files / "m.nii.gz")]
+        flags += ["--fixed-landmarks", str(files / "f.csv"), "-o", str(files / "out")]
+        assert main([*flags, "--moving-landmarks", str(files / "m.csv")]) == 2
+        error = capsys.readouterr().err
+        assert "m.csv" in error
+        assert said in error
+        assert not (files / "out").exists()
