@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# At a time and per thread: larger buffers go back to the system after each use, and are zeroed
-# anew for the next one.
-POINTS = 2**15
+# At a time and per thread: buffers of a megabyte go back to the system after each use, and are
+# zeroed anew for the next one.
+POINTS = 2**14
 
 
 @dataclass(frozen=True, eq=False)
