@@ -1,13 +1,14 @@
 """What the plan says of the optimisation of a displacement field, in records for every room."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from autoreg.plan_checks import negative, not_positive, refuse
 
 FieldSimilarity = Literal["lncc", "squared_lncc", "mind"]
-StageName = Literal["spline", "dense"]
+StageName = Literal["spline", "dense", "exchanged"]
+RefineWhen = Literal["where_it_helps", "always"]
 
 
 @dataclass(frozen=True)
@@ -16,16 +17,19 @@ class SplinePlan:
 
     Attributes:
         control_mm: Distance of the control points, millimetres. Around objects smaller than 100 mm
-            it shrinks in proportion, and `bending` with its square.
+            it and `detail_mm` shrink in proportion, and `bending` with the square.
         control_vox: The same in the smallest edge of the fixed image's voxels; the larger of both
             counts.
         bending: Weight of half the integral of the velocity's squared Laplacian over the volume of
             the image, against an eighth of the integral of the squared local correlation; mm^2, at
             the finest resolution.
+        detail_mm: Length by which detail counts more than curvature: the square of this length
+            times the gradient of the Laplacian, squared, is added to the bending energy.
         coarser: Factors of that weight at resolutions 2, 4, 8, ... times coarser; the last one
             holds for all that are coarser still.
         iterations: Most steps at each resolution, from the finest to the coarsest; the last one
             holds for all that are coarser still. 0: left out.
+        inner_iterations: Conjugate-gradient iterations that solve for each step.
         fine_from_mm: Where voxels are at least so large, at the two finest resolutions, the moving
             image is sampled twice as densely by cubic splines before it is interpolated linearly.
     """
@@ -33,16 +37,20 @@ class SplinePlan:
     control_mm: float
     control_vox: float
     bending: float
+    detail_mm: float
     coarser: tuple[float, ...]
     iterations: tuple[int, ...]
+    inner_iterations: int
     fine_from_mm: float
 
     def __post_init__(self) -> None:
         refuse(self._problems())
 
     def _problems(self) -> Iterator[str]:
-        yield from not_positive(self, "spline", "control_mm", "control_vox", "bending", "coarser")
-        yield from negative(self, "spline", "fine_from_mm")
+        yield from not_positive(
+            self, "spline", "control_mm", "control_vox", "bending", "coarser", "inner_iterations"
+        )
+        yield from negative(self, "spline", "fine_from_mm", "detail_mm")
         if not self.coarser:
             yield "spline.coarser needs a factor"
         if not self.iterations or min(self.iterations) < 0 or max(self.iterations) == 0:
@@ -91,12 +99,34 @@ class FieldPlan:
         dense: The second stage; None: there is none. With "mind" it is left out.
         flat_tolerance: A resolution is finished when two steps brought less than this share of
             what all its steps brought.
+        both_directions: Where there is no second stage, register with exchanged images as well,
+            and take the mean: twice the time.
     """
 
     similarity: FieldSimilarity
     spline: SplinePlan
     dense: DensePlan | None
     flat_tolerance: float
+    both_directions: bool = False
 
     def __post_init__(self) -> None:
         refuse(negative(self, "plan", "flat_tolerance"))
+
+
+@dataclass(frozen=True)
+class RefinementPlan:
+    """Optimisation of a displacement field from where a network left two images.
+
+    Attributes:
+        when: "always", or "where_it_helps": where training found on its validation pairs that it
+            helps (`training.refinement`).
+        field: How, at the fixed image's own resolution.
+    """
+
+    when: RefineWhen
+    field: FieldPlan
+
+
+def similarity_of(fixed: Sequence[str], moving: Sequence[str]) -> FieldSimilarity:
+    """The similarity for images of these modalities, channel by channel."""
+    return "lncc" if tuple(fixed) == tuple(moving) else "mind"

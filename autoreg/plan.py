@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from autoreg.field_plan import RefinementPlan
 from autoreg.network_plan import NetworkPlan, Shape, SITRegPlan, Triple
 from autoreg.plan_checks import negative, not_positive, refuse
 
@@ -214,7 +215,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class InstanceOptimisationPlan:
-    """How the network's weights are optimised on each pair (IO).
+    """How the network's weights, or a field on top of its maps, are optimised on each pair (IO).
 
     Attributes:
         mode: "gradient_projection", "vanilla" (plain sum of the gradients) or "none".
@@ -222,12 +223,19 @@ class InstanceOptimisationPlan:
             (the paper); "both": each is projected onto the normal plane of the other.
         steps: Upper bound of the number of steps.
         optimiser: "amsgrad" (the paper) or "adam" (the published uniGradICON).
-        learning_rate: Of the optimiser.
-        weight_decay: Coupled, added to the gradient after projection.
+        learning_rate: Of the optimiser, for weights.
+        weight_decay: Of weights; coupled, added to the gradient after projection.
         flat_window: Stop early when the mean loss of the last `flat_window` steps is less than
             `flat_tolerance` (relative) below that of the `flat_window` steps before; 0: never.
         flat_tolerance: See `flat_window`.
         seed: Of the coin and of the regulariser's random points.
+        refine: Optimisation of a displacement field that follows, at the fixed image's own
+            resolution; None: there is none.
+        optimised: What the mode optimises: "network": its weights; "velocity": one stationary
+            velocity, whose exponential follows the network's maps, inverted for the second one;
+            "displacements": one displacement for each map, tied to each other by the loss alone.
+        field_learning_rate: In place of `learning_rate` for a field, which has no weight decay;
+            voxels of the grid.
     """
 
     mode: Literal["gradient_projection", "vanilla", "none"]
@@ -239,6 +247,9 @@ class InstanceOptimisationPlan:
     flat_window: int
     flat_tolerance: float
     seed: int
+    refine: RefinementPlan | None = None
+    optimised: Literal["network", "velocity", "displacements"] = "network"
+    field_learning_rate: float = 0.1
 
     def __post_init__(self) -> None:
         refuse(self._problems())
@@ -246,7 +257,7 @@ class InstanceOptimisationPlan:
     def _problems(self) -> Iterator[str]:
         place = "instance_optimisation"
         yield from negative(self, place, "steps", "weight_decay", "flat_window")
-        yield from not_positive(self, place, "learning_rate")
+        yield from not_positive(self, place, "learning_rate", "field_learning_rate")
 
 
 @dataclass(frozen=True)
@@ -324,6 +335,15 @@ class Plan:
         for modality in dict.fromkeys((*fixed, *moving)):
             if modality not in self.intensity:
                 yield f'intensity: no scheme for modality "{modality}"'
+        optimisation = self.instance_optimisation
+        velocity = optimisation.mode != "none" and optimisation.optimised == "velocity"
+        if velocity and self.loss.regularity == "gradicon":
+            yield (
+                'instance_optimisation.optimised "velocity" gives maps that are inverse to each '
+                'other whatever it is, and loss.regularity "gradicon" punishes inconsistent '
+                'inverses alone, so that nothing would be regularised; use "displacements", or '
+                '"diffusion" or "bending" as regularity'
+            )
         if isinstance(self.network, SITRegPlan):
             yield from self._sitreg_problems(self.network)
 

@@ -1,6 +1,6 @@
 """Compare the architectures on the same images, each trained for the same time.
 
-    python benchmarks/architectures.py IMAGES OUTPUT [--minutes 18] [--io-steps 15]
+    python benchmarks/architectures.py IMAGES OUTPUT [--minutes 18] [--io-steps 15] [--refine off]
 
 IMAGES holds skull-stripped, affinely aligned scans of one modality (`<name>.nii.gz`, with labels in
 `<name>_labels.nii.gz` where there are any). The raw data set, plans, models and predictions go to
@@ -10,11 +10,13 @@ there the truth is known at 400 points and, with labels, at every structure.
 
 Every architecture is planned with `--architecture`, and trained for the same CPU seconds: one step
 of it is timed first, and the pairs per epoch follow. Printed are the means over the pairs without
-instance optimisation, with the plain sum of the gradients, and with gradient projection.
+instance optimisation, with the plain sum of the gradients, and with gradient projection; with
+`--refine off balanced` each of these without and with a displacement field optimised after it.
 """
 
 import argparse
 import csv
+import itertools
 import resource
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from scipy.ndimage import gaussian_filter
 from autoreg.geometry.resampling import resample_volume
 from autoreg.geometry.transforms import DisplacementField
 from autoreg.geometry.volume import Volume
+from autoreg.inference.cli import REFINEMENTS
 from autoreg.inference.demo_data import random_diffeomorphism
 from autoreg.io.images import read_image, write_image
 from autoreg.io.landmarks import write_landmarks
@@ -53,15 +56,16 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=18, help="of training, CPU time")
     parser.add_argument("--io-steps", type=int, default=15)
     parser.add_argument("--architectures", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
+    parser.add_argument("--refine", nargs="+", choices=REFINEMENTS, default=["off"])
     args = parser.parse_args()
     if not (args.output / "pairs.csv").exists():
         make_data(args.images, args.output)
     trained = {a: train(args.output, a, 60 * args.minutes) for a in args.architectures}
     results = {}
     for architecture, (pairs, seconds) in trained.items():
-        for mode in MODES:
-            folder = predict(args.output, architecture, mode, args.io_steps)
-            name = f"{architecture}, {mode} ({pairs} pairs in {seconds:.0f} s)"
+        for mode, refine in itertools.product(MODES, args.refine):
+            folder = predict(args.output, architecture, (mode, refine), args.io_steps)
+            name = f"{architecture}, {mode}, refine {refine} ({pairs} pairs in {seconds:.0f} s)"
             results[name] = scores(folder)
             show({name: results[name]})
     show(results)
@@ -152,7 +156,7 @@ def train(output: Path, architecture: str, budget_seconds: float) -> tuple[int, 
     run("plan_and_preprocess", "-d", "1", "--raw", output / "raw", "--preprocessed",
         output / "pre", "--budget", "cpu", "--architecture", architecture)  # fmt: skip
     common = ("1", "--config", architecture, "--preprocessed", output / "pre", "--fold", "all",
-              "--workers", "0")  # fmt: skip
+              "--workers", "0", "--no-refinement-check")  # fmt: skip
     quick = ("--epochs", "2", "--results", output / "timing", "--overwrite", "--pairs-per-epoch")
     few, more = (run("train", *common, *quick, str(count)) for count in (1, 5))
     pair_seconds, start = (more - few) / 8, few
@@ -163,12 +167,14 @@ def train(output: Path, architecture: str, budget_seconds: float) -> tuple[int, 
     return EPOCHS * per_epoch, seconds
 
 
-def predict(output: Path, architecture: str, mode: str, steps: int) -> Path:
+def predict(output: Path, architecture: str, how: tuple[str, str], steps: int) -> Path:
     """Register and score all pairs; the folder with the results."""
-    target = output / f"{architecture}_{mode}"
+    mode, refine = how
+    target = output / f"{architecture}_{mode}_{refine}"
     model = output / "results" / DATASET / architecture
     limit = () if mode == "none" else ("--io-steps", str(steps))
-    run("predict", "-i", output, "-o", target, "-m", model, "--device", "cpu", "--io", mode, *limit)
+    common = ("-i", output, "-o", target, "-m", model, "--device", "cpu")
+    run("predict", *common, "--io", mode, *limit, "--refine", refine)
     run("evaluate", "-i", target, "--no-figures", "--workers", "1")
     return target
 

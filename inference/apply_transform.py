@@ -14,7 +14,12 @@ from scipy import ndimage
 from autoreg.errors import UsageError
 from autoreg.geometry.grid import FloatArray, Geometry
 from autoreg.geometry.interpolation import Interpolation
-from autoreg.geometry.resampling import Resampled, resample_known, sample_displacement_known
+from autoreg.geometry.resampling import (
+    Resampled,
+    field_from_mm,
+    resample_known,
+    sample_displacement_known,
+)
 from autoreg.geometry.transforms import map_where_known
 from autoreg.geometry.volume import Kind, Volume
 from autoreg.inference.transform_request import (
@@ -29,13 +34,14 @@ from autoreg.inference.transform_request import (
 from autoreg.io.image_headers import read_either, read_grid, stored_type, write_either
 from autoreg.io.images import WRITTEN_SUFFIXES
 from autoreg.io.landmarks import (
-    read_landmarks,
+    LANDMARK_SUFFIXES,
+    read_named_landmarks,
     read_voxel_landmarks,
     write_landmarks,
     write_voxel_landmarks,
 )
+from autoreg.io.slicer_landmarks import NamedPoints
 from autoreg.io.transform_files import Chain, read_chain
-from autoreg.io.transforms import field_from_mm
 from autoreg.numerics.jacobian import jacobian_determinant
 
 logger = logging.getLogger(__name__)
@@ -127,10 +133,11 @@ def apply_to_points(
     """Map points of the fixed image to the moving image through a chain; write and describe them.
 
     Args:
-        source: csv; header x,y,z and LPS mm, or voxels without a header.
+        source: A point list of 3D Slicer, or csv: header x,y,z and LPS mm, or voxels without a
+            header.
         transforms: See `read_chain`.
         reference: The fixed image, for voxels.
-        output: csv of the same form.
+        output: Likewise; voxels if these were read.
         options: See `PointOptions`.
 
     Returns:
@@ -145,19 +152,23 @@ def apply_to_points(
             "points in voxels need --moving, the image whose voxels the result counts, and points "
             "in mm do not: give --voxels and --moving together"
         )
+    if options.voxels and not source.name.lower().endswith(".csv"):
+        raise UsageError(f"{source}: Slicer's points are in mm; drop --voxels and --moving")
     if reference is not None and not options.voxels:
         raise UsageError("--reference says nothing about points in mm; drop it, or add --voxels")
     chain = read_chain(transforms)
-    check_output(output, [source, reference, options.moving, *chain.files], [".csv"])
-    points = (
-        read_voxel_landmarks(source, grid_of(reference, chain))
+    endings = [".csv"] if options.voxels else LANDMARK_SUFFIXES
+    check_output(output, [source, reference, options.moving, *chain.files], endings)
+    given = (
+        NamedPoints(read_voxel_landmarks(source, grid_of(reference, chain)))
         if options.voxels
-        else read_landmarks(source)
+        else read_named_landmarks(source)
     )
+    points = given.points_mm
     mapped, known = map_where_known(chain.transform, points)
     _warn_points(points, known, chain, source)
     if options.moving is None:
-        write_landmarks(output, mapped)
+        write_landmarks(output, mapped, given.names)
     else:
         grid, dimension = read_grid(options.moving)
         require_dimension(options.moving, dimension, chain)

@@ -28,6 +28,12 @@ from autoreg.inference.pairs import find_pairs
 from autoreg.inference.pairs_file import PairFiles
 from autoreg.inference.placement import modality_notes, placement_notes
 from autoreg.inference.predictor import Prediction, Predictor
+from autoreg.inference.refinement import (
+    chosen_refinement,
+    obeyed_plan,
+    refinement_of_pair,
+    refinement_record,
+)
 from autoreg.inference.request import PredictRequest, Report
 from autoreg.inference.result import (
     field_warnings,
@@ -51,11 +57,11 @@ from autoreg.io.result import (
 )
 from autoreg.plan import InstanceOptimisationPlan
 from autoreg.registration.instance_optimisation import TraceStep
-from autoreg.training.model_folder import find_checkpoint
+from autoreg.training.model_folder import find_checkpoint, trained_folds
 
 logger = logging.getLogger(__name__)
 
-_MORE_MEMORY = "use --device cpu, --io none, or plan for a smaller budget"
+_MORE_MEMORY = "use --device cpu, --io none, --refine off, or plan for a smaller budget"
 
 
 def predict_all(request: PredictRequest, device: torch.device) -> Report:
@@ -87,7 +93,10 @@ def predict_all(request: PredictRequest, device: torch.device) -> Report:
     predictor.known_modalities(request.moving_modalities)
     io = request.optimisation.applied(predictor.plan.instance_optimisation)
     plan = replace(predictor.plan, instance_optimisation=io)
-    predictor = Predictor(predictor.network, plan, device)
+    decided = chosen_refinement(request.refine, plan, predictor.refinement)
+    if request.refine != "auto" or io.refine is not None:
+        logger.info("refinement: %s: %s", "off" if decided.field is None else "on", decided.reason)
+    predictor = Predictor(predictor.network, obeyed_plan(plan, decided), device, decided)
     require_writable(request.output)
     _save_context(request, checkpoint, predictor)
     worker = _Worker(request, predictor, checkpoint.absolute())
@@ -102,6 +111,10 @@ def predict_all(request: PredictRequest, device: torch.device) -> Report:
 
 def _save_context(request: PredictRequest, checkpoint: Path, predictor: Predictor) -> None:
     """Plan, arguments and versions, beside the results. Every part writes the same."""
+    if trained_folds(request.output):
+        raise UsageError(
+            f"-o {request.output}: holds a trained model, whose plan.json it would lose"
+        )
     save_record(predictor.plan, request.output / "plan.json")
     arguments = {
         "command": "autoreg_predict",
@@ -111,6 +124,7 @@ def _save_context(request: PredictRequest, checkpoint: Path, predictor: Predicto
         "checkpoint": str(checkpoint.absolute()),
         "split": request.split,
         "instance_optimisation": vars(request.optimisation),
+        "refine": request.refine,
         "fixed_modalities": request.fixed_modalities,
         "moving_modalities": request.moving_modalities,
         "parts": request.parts,
@@ -175,7 +189,8 @@ class _Worker:
         prediction = self._register(pair, (fixed, moving), masks)
         registered = time.perf_counter()
         clear_case(folder)
-        registration = prediction.registration
+        registration, plan = prediction.registration, self.predictor.plan
+        refinement, doubts = refinement_record(prediction, masks, self.request.refine, plan)
         trace = None if registration.trace is None else trace_text(registration.trace)
         field, files = export_pair(prediction.pair, pair, carried, folder, trace=trace)
         end = time.perf_counter()
@@ -195,19 +210,19 @@ class _Worker:
             stages=SecondsRecord(read - start, registered - read, end - registered),
             loss_before=before,
             loss_after=after,
-            optimisation=optimisation_record(
-                registration.trace, self.predictor.plan.instance_optimisation.mode
-            ),
+            optimisation=optimisation_record(registration.trace, plan.instance_optimisation),
             field=field,
             outside_value=prediction.outside,
-            label_names=self.predictor.plan.labels,
+            label_names=plan.labels,
             files=files,
             warnings=(
-                *placement_notes(fixed, moving, self.predictor.plan),
+                *placement_notes(fixed, moving, plan),
                 *self._modality_notes(pair, fixed, moving),
                 *field_warnings(field, fixed.geometry, outside_note(carried, pair, fixed.geometry)),
                 *loss_warnings(before, after),
+                *doubts,
             ),
+            field_optimisation=refinement,
         )
 
     def _modality_notes(self, pair: PairFiles, fixed: Volume, moving: Volume) -> tuple[str, ...]:
@@ -232,6 +247,9 @@ class _Worker:
                 moving_mask=masks[1],
                 fixed_modalities=pair.fixed_modalities,
                 moving_modalities=pair.moving_modalities,
+                refine=refinement_of_pair(
+                    self.predictor.plan, pair.fixed_modalities, pair.moving_modalities
+                ),
                 names=(_joined(pair.fixed), _joined(pair.moving)),
                 on_step=on_step,
             )

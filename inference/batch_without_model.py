@@ -30,9 +30,11 @@ class ModelFlags:
     fold: str | None = None
     checkpoint: str | None = None
     io: str | None = None
+    io_optimised: str | None = None
     io_steps: int | None = None
     io_projection: str | None = None
     seed: int | None = None
+    refine: str | None = None
     fixed_modality: list[str] | None = None
     moving_modality: list[str] | None = None
 

@@ -17,7 +17,9 @@ from autoreg.errors import UsageError
 from autoreg.paths import resolve_paths
 
 IO_MODES = ("gradient_projection", "vanilla", "none")
+IO_OPTIMISED = ("network", "velocity", "displacements")
 IO_PROJECTIONS = ("random_one", "both")
+REFINEMENTS = ("auto", "off", "fast", "balanced", "accurate")
 ORIGINS = ("unigradicon", "sitreg", "transmorph")
 
 
@@ -73,12 +75,19 @@ def _add_io_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--io", choices=IO_MODES,
         help="instance optimisation of each pair (default: the plan's)")  # fmt: skip
+    add("--io-optimised", choices=IO_OPTIMISED,
+        help="the network's weights, or a field on top of its maps: a velocity, or a displacement "
+        "for each direction (default: the plan's)")  # fmt: skip
     add("--io-steps", type=whole_number(1), metavar="N",
         help="at most N steps (default: the plan's)")  # fmt: skip
     add("--io-projection", choices=IO_PROJECTIONS,
         help="which gradient is projected on a conflict (default: the plan's)")  # fmt: skip
     add("--seed", type=whole_number(0), metavar="N",
         help="of instance optimisation (default: the plan's)")  # fmt: skip
+    add("--refine", choices=REFINEMENTS,
+        help="optimise a displacement field after the network, at the fixed image's own "
+        "resolution: off, or with a preset of autoreg_register (default: auto, which is the "
+        "plan's, and where this leaves it to training, what that found)")  # fmt: skip
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -106,8 +115,13 @@ def _predict(arguments: argparse.Namespace) -> int:
             checkpoint=arguments.checkpoint,
             split=arguments.split,
             optimisation=OptimisationChoice(
-                arguments.io, arguments.io_projection, arguments.io_steps, arguments.seed
+                arguments.io,
+                arguments.io_projection,
+                arguments.io_steps,
+                arguments.seed,
+                arguments.io_optimised,
             ),
+            refine=arguments.refine or "auto",
             fixed_modalities=_names(arguments.fixed_modality),
             moving_modalities=_names(arguments.moving_modality),
             skip_complete=arguments.continue_,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PRESETS = ("fast", "balanced", "accurate")
 SIMILARITIES = ("lncc", "squared_lncc", "mind")
 IO_MODES = ("gradient_projection", "vanilla", "none")
+IO_OPTIMISED = ("network", "velocity", "displacements")
 ALIGNMENTS = ("none", "centres", "rigid", "affine")
 _FURTHER = (
     "fixed_labels", "moving_labels", "fixed_mask", "moving_mask", "fixed_landmarks",
@@ -59,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--io", choices=IO_MODES,
         help="with --model: instance optimisation of the network before that of the field "
         "(default: the plan's)")  # fmt: skip
+    add("--io-optimised", choices=IO_OPTIMISED,
+        help="with --model: what that optimises: the network's weights, or a field on top of its "
+        "maps, on the network's grid (default: the plan's)")  # fmt: skip
     _add_further_files(parser)
     add("--threads", type=whole_number(1), metavar="N",
         help="processors to use (default: all)")  # fmt: skip
@@ -75,8 +79,9 @@ def _add_further_files(parser: argparse.ArgumentParser) -> None:
             "autoreg_evaluate")  # fmt: skip
         add(f"--{name}-mask", type=Path, metavar="FILE",
             help=f"where the {name} image counts (not 0), on its grid")  # fmt: skip
-        add(f"--{name}-landmarks", type=Path, metavar="FILE.csv",
-            help=f"points in the {name} image, header x,y,z, LPS mm"
+        add(f"--{name}-landmarks", type=Path, metavar="FILE",
+            help=f"points in the {name} image: csv with the header x,y,z, LPS mm, or .fcsv or "
+            ".mrk.json of 3D Slicer"
             + ("; they are mapped into the moving image" if name == "fixed" else ""))  # fmt: skip
 
 
@@ -85,8 +90,10 @@ def _register(arguments: argparse.Namespace) -> None:
         raise UsageError("--plan replaces the preset; drop one of --plan and --preset")
     if arguments.model is not None and arguments.align is not None:
         raise UsageError("--model replaces the alignment; drop one of --model and --align")
-    if arguments.model is None and arguments.io is not None:
-        raise UsageError("--io does nothing without --model; drop it")
+    for flag in ("io", "io_optimised"):
+        if arguments.model is None and getattr(arguments, flag) is not None:
+            name = flag.replace("_", "-")
+            raise UsageError(f"--{name} does nothing without --model; drop it")
     files = {name: getattr(arguments, name) for name in ("fixed", "moving", *_FURTHER)}
     _require_files(files)
 
@@ -135,7 +142,7 @@ def _network(arguments: argparse.Namespace, device: "torch.device") -> "NetworkS
     model = choose_model(ModelRequest(arguments.model), arguments.model)
     checkpoint = find_checkpoint(model, None, None)
     predictor = Predictor.from_model(model, device=device)
-    choice = OptimisationChoice(arguments.io)
+    choice = OptimisationChoice(arguments.io, optimised=arguments.io_optimised)
     io = choice.applied(predictor.plan.instance_optimisation)
     plan = replace(predictor.plan, instance_optimisation=io)
     predictor = Predictor(predictor.network, plan, device)

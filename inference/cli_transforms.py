@@ -11,6 +11,7 @@ from autoreg.errors import UsageError
 CONTENTS = ("image", "labels", "mask", "points")
 INTERPOLATIONS = ("linear", "cubic", "nearest")
 JACOBIANS = ("determinant", "log")
+POINT_ENDINGS = (".csv", ".fcsv", ".mrk.json")
 FORMATS = ("displacement", "itk", "learn2reg", "fsl", "fsl-absolute")
 
 _DIRECTION = """
@@ -47,7 +48,8 @@ def main_apply(argv: Sequence[str] | None = None) -> int:
     parser.epilog = _DIRECTION
     add = parser.add_argument
     add("-i", "--input", type=Path, metavar="FILE",
-        help="moving image, label map or mask; or csv of points of the fixed image")  # fmt: skip
+        help="moving image, label map or mask; or points of the fixed image (.csv, or 3D Slicer's "
+        ".fcsv or .mrk.json)")  # fmt: skip
     add("-t", "--transform", action="append", required=True, metavar="T",
         help="displacement (.nii.gz .nii .nrrd .mha), ITK or ANTs transform (.tfm .txt .h5 .hdf5 "
         ".mat), or folder of a registered pair; inverse:T for its inverse; may be repeated",
@@ -56,9 +58,10 @@ def main_apply(argv: Sequence[str] | None = None) -> int:
         help="image whose grid the result gets; for points in voxels, the image that they are of "
         "(default: the grid of the first displacement)")  # fmt: skip
     add("-o", "--output", type=Path, required=True, metavar="FILE",
-        help=".nii.gz, .nii, .nrrd or .mha; .csv for points")  # fmt: skip
+        help=".nii.gz, .nii, .nrrd or .mha; .csv, .fcsv or .mrk.json for points")  # fmt: skip
     add("--kind", choices=CONTENTS,
-        help="what FILE is (default: points for .csv, otherwise image)")  # fmt: skip
+        help="what FILE is (default: points for .csv, .fcsv and .mrk.json, otherwise image)",
+        )  # fmt: skip
     add("--interpolation", choices=INTERPOLATIONS,
         help="default: linear for images, nearest for labels and masks; linear for labels: the "
         "label with the largest linearly interpolated share")  # fmt: skip
@@ -67,7 +70,7 @@ def main_apply(argv: Sequence[str] | None = None) -> int:
     add("--voxels", action="store_true",
         help="points are voxel indices along the files' axes, from 0, without a header: of "
         "--reference on the way in, of --moving on the way out (default: LPS mm with the header "
-        "x,y,z)")  # fmt: skip
+        "x,y,z; Slicer's files say LPS or RAS themselves)")  # fmt: skip
     add("--moving", type=Path, metavar="IMAGE", help="with --voxels: the moving image")
     add("--jacobian", choices=JACOBIANS,
         help="instead of -i: write the Jacobian determinant of the whole chain, or its natural "
@@ -88,10 +91,13 @@ def _apply(arguments: argparse.Namespace) -> None:
 
 
 def _kind(arguments: argparse.Namespace) -> str:
-    is_csv = arguments.input.name.lower().endswith(".csv")
-    kind = str(arguments.kind or ("points" if is_csv else "image"))
-    if (kind == "points") != is_csv:
-        raise UsageError(f"{arguments.input}: --kind {kind}, but points are read from .csv alone")
+    is_points = arguments.input.name.lower().endswith(POINT_ENDINGS)
+    kind = str(arguments.kind or ("points" if is_points else "image"))
+    if (kind == "points") != is_points:
+        endings = ", ".join(POINT_ENDINGS)
+        raise UsageError(
+            f"{arguments.input}: --kind {kind}, but points are read from {endings} alone"
+        )
     return kind
 
 

@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 from autoreg.errors import DataError, UsageError
 from autoreg.geometry.grid import Geometry
-from autoreg.geometry.resampling import mapped_slabs, sample_displacement_known
+from autoreg.geometry.resampling import (
+    field_from_mm,
+    mapped_slabs,
+    sample_displacement_known,
+)
+from autoreg.geometry.spline_displacement import SplineDisplacement
 from autoreg.geometry.transforms import Affine, Composite, DisplacementField, Transform
 from autoreg.inference.transform_request import check_output, grid_of, unknown_voxels
 from autoreg.io.fsl_transforms import read_flirt, read_fsl_warp, write_flirt, write_fsl_warp
@@ -20,7 +25,7 @@ from autoreg.io.images import WRITTEN_SUFFIXES
 from autoreg.io.itk_transforms import ITK_SUFFIXES, merged_affines, write_itk_transform
 from autoreg.io.learn2reg_transforms import LEARN2REG_SUFFIXES, read_learn2reg, write_learn2reg
 from autoreg.io.transform_files import INVERSE_PREFIX, Chain, read_chain
-from autoreg.io.transforms import field_from_mm, write_displacement
+from autoreg.io.transforms import write_displacement
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +36,12 @@ _ENDINGS: dict[Format, tuple[str, ...]] = {
     "learn2reg": LEARN2REG_SUFFIXES,
     "fsl": (".mat", ".nii.gz", ".nii"),
     "fsl-absolute": (".nii.gz", ".nii"),
+}
+# What ITK's files hold exactly, in words.
+_ITK_NAMES: dict[type, str] = {
+    Affine: "affine",
+    DisplacementField: "displacement",
+    SplineDisplacement: "B-spline",
 }
 # Forms that mean something only together with the two images.
 _OF_TWO_IMAGES = ("learn2reg", "fsl", "fsl-absolute")
@@ -175,12 +186,12 @@ def _sampled(conversion: Conversion, chain: Chain) -> tuple[Geometry, NDArray[np
 
 def _write_itk(conversion: Conversion, chain: Chain) -> str:
     parts: Sequence[Transform] = merged_affines(chain.parts)
-    exact = all(isinstance(part, Affine | DisplacementField) for part in parts)
+    exact = all(type(part) in _ITK_NAMES for part in parts)
     if conversion.reference is not None or not exact:
         grid, u_mm = _sampled(conversion, chain)
         parts = (field_from_mm(u_mm, grid),)
     write_itk_transform(conversion.output, parts, chain.dimension)
-    names = ", then ".join("affine" if isinstance(p, Affine) else "displacement" for p in parts)
+    names = ", then ".join(_ITK_NAMES[type(part)] for part in parts)
     return f"{conversion.output}: ITK transform: {names}"
 
 

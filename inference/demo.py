@@ -21,7 +21,8 @@ TRAINING_TEXT = """\
    this one is brief."""
 PREDICTION_TEXT = """\
 4. Register the test pairs. The network's weights are fine-tuned on each pair; where the gradients
-   of similarity and regularity conflict, one of them is projected."""
+   of similarity and regularity conflict, one of them is projected. (--refine balanced would go on
+   from there with a displacement field at full resolution; here you see the network.)"""
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,15 @@ def _steps(
             train,
             ["1", *roots, "--results", data["results"], "--fold", "all",
              "--epochs", str(options.epochs), "--pairs-per-epoch", str(options.pairs_per_epoch),
-             "--seed", str(options.seed), *device],
+             "--seed", str(options.seed), "--no-refinement-check", *device],
         ),
         (
             PREDICTION_TEXT,
             "autoreg_predict",
             main_predict,
             ["-i", str(raw), "-o", predictions, "--results", data["results"],
-             "--io", "gradient_projection", "--io-steps", str(options.io_steps), *device],
+             "--io", "gradient_projection", "--io-steps", str(options.io_steps),
+             "--refine", "off", *device],
         ),
         (
             "5. Score the results against the known labels and landmarks, and draw pictures.",

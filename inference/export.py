@@ -1,24 +1,24 @@
 """The files of one registered pair."""
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from autoreg.errors import DataError, UsageError
+from autoreg.evaluation.exported_field import exported_field, field_record
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.transforms import invert_on_grid
 from autoreg.geometry.volume import Volume
-from autoreg.inference.exported_field import exported_field, field_record
 from autoreg.inference.known_inverse import inverse_on_grid, known_parts
 from autoreg.inference.pairs_file import PairFiles
 from autoreg.inference.registered_pair import RegisteredPair
 from autoreg.io.atomic import write_text_atomic
-from autoreg.io.image_headers import read_on_grid_either, write_either
+from autoreg.io.image_headers import read_on_grid_either, stored_integer_type, write_either
 from autoreg.io.landmarks import read_landmarks, read_voxel_landmarks, write_landmarks
 from autoreg.io.result import (
     DISPLACEMENT_FILE,
@@ -46,22 +46,21 @@ FILES = (
 )  # fmt: skip
 
 _SHOWN = 5
-_INTEGERS = {
-    sitk.sitkUInt8: "uint8",
-    sitk.sitkInt8: "int8",
-    sitk.sitkUInt16: "uint16",
-    sitk.sitkInt16: "int16",
-    sitk.sitkUInt32: "uint32",
-    sitk.sitkInt32: "int32",
-}
 
 
 def begin_case(folder: Path) -> None:
     """Make a pair's folder; until `mark_finished`, unfinished.txt says that its result is due.
 
     Raises:
-        UsageError: if the folder cannot be made or written to.
+        UsageError: if the folder cannot be made or written to, or holds files under the names of
+            results that are none: a model's plan.json, somebody's warped.nii.gz.
     """
+    foreign = foreign_files(folder)
+    if foreign:
+        raise UsageError(
+            f"{folder}: holds {', '.join(foreign)}, but no result.json of a registration to which "
+            "they belong, and they would be overwritten; choose another folder, or remove them"
+        )
     write_text_atomic(folder / UNFINISHED_FILE, "it still runs, or was interrupted\n")
 
 
@@ -71,9 +70,31 @@ def clear_case(folder: Path) -> None:
     Without that, an interrupted run would leave an old result.json beside new files, and labels
     warped by another transform. Files that autoreg does not write stay.
     """
-    channels = folder.glob("warped_[0-9][0-9][0-9][0-9].nii.gz")
-    for path in (*(folder / name for name in FILES), *channels):
-        path.unlink(missing_ok=True)
+    for name in _result_names(folder):
+        (folder / name).unlink(missing_ok=True)
+
+
+def foreign_files(folder: Path) -> tuple[str, ...]:
+    """Names of files that a result would overwrite and that are of no earlier registration."""
+    if (folder / UNFINISHED_FILE).is_file() or _is_result(folder / RESULT_FILE):
+        return ()
+    return tuple(name for name in _result_names(folder) if (folder / name).exists())
+
+
+def _result_names(folder: Path) -> tuple[str, ...]:
+    channels = sorted(folder.glob("warped_[0-9][0-9][0-9][0-9].nii.gz"))
+    return (*FILES, *(path.name for path in channels))
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a file is a result.json of any version, or a damaged one beside its displacement."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except OSError:
+        return False
+    except ValueError:
+        return (path.parent / DISPLACEMENT_FILE).is_file()
+    return isinstance(found, dict) and {"format", "case", "inputs"} <= found.keys()
 
 
 def mark_finished(folder: Path) -> None:
@@ -82,7 +103,9 @@ def mark_finished(folder: Path) -> None:
 
 
 def mark_failed(folder: Path, reason: str) -> None:
-    """Leave the reason in a pair's folder, as far as it can be written to."""
+    """Leave the reason in a pair's folder, as far as it can be written to and is one."""
+    if foreign_files(folder):
+        return
     with suppress(UsageError):
         write_text_atomic(folder / UNFINISHED_FILE, f"{reason}\n")
 
@@ -171,7 +194,7 @@ def export_pair(
     written = [DISPLACEMENT_FILE, INVERSE_FILE]
     written += _write_warped(registered.warped, pair, folder, dimension)
     if carried.labels is not None and pair.moving_labels is not None:
-        dtype = integer_type(pair.moving_labels)
+        dtype = stored_integer_type(pair.moving_labels)
         warped_labels = registered.warp(carried.labels)
         write_either(folder / WARPED_LABELS_FILE, warped_labels, dtype, dimension)
         written.append(WARPED_LABELS_FILE)
@@ -224,18 +247,6 @@ def fixed_landmarks_mm(pair: PairFiles, fixed: Geometry) -> NDArray[np.float64] 
     return read_landmarks(pair.fixed_landmarks)
 
 
-def integer_type(path: Path) -> np.dtype[Any] | None:
-    """The integer type that an image file holds; None if it holds real numbers."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:  # a format that only nibabel reads: real numbers hold everything
-        return None
-    name = _INTEGERS.get(reader.GetPixelID())
-    return None if name is None else np.dtype(name)
-
-
 def trace_text(trace: "Trace") -> str:
     """The course of a network's instance optimisation as csv, one line for each step."""
     lines = ["step,similarity,regularity,total,cosine,conflict,seconds"]
@@ -254,5 +265,5 @@ def _write_warped(warped: Volume, pair: PairFiles, folder: Path, dimension: Dime
     names = warped_files(len(pair.moving))
     for name, channel, source in zip(names, warped.array, pair.moving, strict=True):
         volume = Volume(channel[None], warped.geometry, "intensity")
-        write_either(folder / name, volume, integer_type(source), dimension)
+        write_either(folder / name, volume, stored_integer_type(source), dimension)
     return list(names)

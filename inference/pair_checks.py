@@ -4,6 +4,7 @@ import numpy as np
 
 from autoreg.errors import DataError
 from autoreg.field_plan import FieldPlan, FieldSimilarity
+from autoreg.geometry.foreground import bright_background
 from autoreg.geometry.volume import Volume
 from autoreg.registration.contrast import Agreement
 
@@ -15,7 +16,10 @@ _CLEARLY_WORSE = 0.01
 
 
 def agreement_warnings(
-    plan: FieldPlan, aligned: Agreement, registered: Agreement
+    plan: FieldPlan,
+    aligned: Agreement,
+    registered: Agreement,
+    remedy: str = "try --similarity mind or squared_lncc",
 ) -> tuple[str, ...]:
     """What the local correlation says against a result, in words.
 
@@ -26,13 +30,14 @@ def agreement_warnings(
         plan: As it was obeyed.
         aligned: How the images agreed before the field was optimised.
         registered: And afterwards.
+        remedy: Against correlating different contrasts.
     """
     found = []
     if plan.similarity == "lncc" and not aligned.one_contrast:
         found.append(
             f"the images look like different contrasts (local correlation "
             f"{aligned.correlation:.2f}, absolute {aligned.absolute:.2f}), for which lncc is not "
-            "made; try --similarity mind or squared_lncc"
+            f"made; {remedy}"
         )
     before, after = (agreement_of(a, plan.similarity) for a in (aligned, registered))
     if before is not None and (after is None or after < before - _CLEARLY_WORSE):
@@ -53,8 +58,9 @@ def agreement_of(agreement: Agreement, similarity: FieldSimilarity) -> float | N
 
 
 def outside_value(channel: np.ndarray) -> float:
-    """What lies beyond the moving image: nothing is darker than air."""
-    return min(0.0, float(channel.min()))
+    """What lies beyond the moving image: its background where that is bright, else 0 or air."""
+    bright = bright_background(channel)
+    return min(0.0, float(channel.min())) if bright is None else bright
 
 
 def require_mask(mask: Volume, image: Volume, name: str) -> None:

@@ -30,6 +30,7 @@ from autoreg.registration.field_presets import DEFAULT_PRESET, preset_plan
 
 if TYPE_CHECKING:  # networks come with them, which are not always needed
     from autoreg.inference.predictor import Predictor
+    from autoreg.registration.field_from_network import Refinement
     from autoreg.registration.register import Registration
 
 # By so much the images must agree worse after the alignment than before for it to be dropped.
@@ -80,6 +81,7 @@ class PairRegistration:
         registered: How they agree at the end.
         align_seconds: Wall time of the initial alignment.
         warnings: What a reader should know before trusting the result.
+        refinement: What the field's optimisation added to a network's answer, where one was used.
     """
 
     pair: RegisteredPair
@@ -92,6 +94,7 @@ class PairRegistration:
     registered: Agreement
     align_seconds: float
     warnings: tuple[str, ...]
+    refinement: "Refinement | None" = None
 
     @property
     def transform(self) -> Composite:
@@ -185,7 +188,7 @@ class _Job:
 
     @cached_property
     def coarse(self) -> CoarsePair:
-        return coarse_pair(*self.images, self.masks[0])
+        return coarse_pair(*self.images, *self.masks)
 
     def from_headers(self) -> PairRegistration:
         start = time.perf_counter()
@@ -208,18 +211,18 @@ class _Job:
         return replace(found, alignment=alignment, align_seconds=seconds, warnings=warnings)
 
     def from_network(self, predictor: "Predictor", names: tuple[str, str]) -> PairRegistration:
-        from autoreg.inference.field_from_network import register_from
+        from autoreg.registration.field_from_network import register_from
 
         prediction = predictor.predict_pair(
             *self.images, fixed_mask=self.masks[0], moving_mask=self.masks[1], names=names
         )
         aligned = self.coarse.agreement(prediction.transform)
         plan, reason = _chosen(self.options, aligned)
-        field = register_from(
+        refinement = register_from(
             prediction.transform, *self.images, plan, self.masks, self.device, self.on_step
         )
-        found = self._result(field, plan, reason, aligned)
-        return replace(found, network=prediction.registration)
+        found = self._result(refinement.field, plan, reason, aligned)
+        return replace(found, network=prediction.registration, refinement=refinement)
 
     def _result(
         self, field: FieldRegistration, plan: FieldPlan, reason: str, aligned: Agreement

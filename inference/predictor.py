@@ -1,7 +1,7 @@
 """Registration in memory: two images in, a transform and the warped image out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,15 +9,18 @@ import torch
 
 from autoreg.command import resolve_device
 from autoreg.errors import DataError, PlanError, did_you_mean
+from autoreg.field_plan import FieldPlan
 from autoreg.geometry.transforms import Composite
 from autoreg.geometry.volume import Kind, Volume
 from autoreg.inference.registered_pair import Image, RegisteredPair, as_volume
 from autoreg.networks.base import RegistrationNetwork
 from autoreg.plan import InstanceOptimisationPlan, Plan
+from autoreg.registration.field_from_network import Refinement, register_from
 from autoreg.registration.instance_optimisation import TraceStep
 from autoreg.registration.prepare import Prepared, prepare
 from autoreg.registration.register import Registration, register
-from autoreg.training.model_folder import Which, load_network
+from autoreg.training.model_folder import Which, find_checkpoint, load_network
+from autoreg.training.refinement_record import Decision, decision
 
 _FEWEST_VOXELS = 4  # along an axis: a slice has no third dimension to deform
 
@@ -31,22 +34,26 @@ class Prediction:
         fixed: The fixed image.
         moving: The moving image.
         outside: What each channel of the warped image holds where the moving image ends.
+        refinement: What the optimisation of a field made of it, at the fixed image's resolution.
     """
 
     registration: Registration
     fixed: Volume
     moving: Volume
     outside: tuple[float, ...]
+    refinement: Refinement | None = None
 
     @property
     def transform(self) -> Composite:
         """From points of the fixed image to points of the moving one, LPS mm."""
-        return self.registration.transform
+        found = self.registration if self.refinement is None else self.refinement.field
+        return found.transform
 
     @cached_property
     def pair(self) -> RegisteredPair:
-        """The images and the transform alone."""
-        return RegisteredPair(self.transform, self.fixed, self.moving, self.outside)
+        """The images and the transform, both ways if it was refined."""
+        inverse = None if self.refinement is None else self.refinement.field.inverse
+        return RegisteredPair(self.transform, self.fixed, self.moving, self.outside, inverse)
 
     @property
     def warped(self) -> Volume:
@@ -73,12 +80,20 @@ class Predictor:
         network: In evaluation mode, on `device`; its weights are the same after every pair.
         plan: What it obeys.
         device: Where to compute.
+        refinement: Whether its results are to be refined; `predict_pair` is told by its caller.
     """
 
-    def __init__(self, network: RegistrationNetwork, plan: Plan, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: RegistrationNetwork,
+        plan: Plan,
+        device: torch.device,
+        refinement: Decision = Decision(None, "nobody asked for it"),  # noqa: B008 - frozen
+    ) -> None:
         self.network = network
         self.plan = plan
         self.device = device
+        self.refinement = refinement
 
     @classmethod
     def from_model(
@@ -98,15 +113,19 @@ class Predictor:
             device: "auto", "cpu", "cuda" or "cuda:N".
 
         Returns:
-            The predictor.
+            The predictor; `refinement.field` is what its plan and the fold's refinement.json
+            say of refining its results.
 
         Raises:
             CheckpointError: if the weights are missing or don't fit the plan.
+            DataError: if refinement.json is damaged.
             UsageError: if there is no such device.
         """
         place = device if isinstance(device, torch.device) else resolve_device(device)
         model = load_network(Path(folder), fold, checkpoint, place)
-        return cls(model.network, model.plan, place)
+        refine = model.plan.instance_optimisation.refine
+        beside = find_checkpoint(Path(folder), fold, checkpoint).parent
+        return cls(model.network, model.plan, place, decision(refine, beside))
 
     def predict_pair(
         self,
@@ -118,6 +137,7 @@ class Predictor:
         fixed_modalities: Sequence[str] | None = None,
         moving_modalities: Sequence[str] | None = None,
         io: InstanceOptimisationPlan | None = None,
+        refine: FieldPlan | None = None,
         names: tuple[str, str] = ("fixed image", "moving image"),
         on_step: Callable[[TraceStep], None] | None = None,
     ) -> Prediction:
@@ -131,6 +151,9 @@ class Predictor:
             fixed_modalities: Of each channel, names in `plan.intensity`; by default the plan's.
             moving_modalities: See `fixed_modalities`.
             io: Instance optimisation in place of the plan's.
+            refine: Optimisation of a displacement field that follows, at the fixed image's own
+                resolution; None: there is none, whatever the plan says. `refinement.field` is
+                what autoreg_predict does.
             names: What messages call the two images.
             on_step: Hears of every step of it.
 
@@ -139,7 +162,8 @@ class Predictor:
 
         Raises:
             PlanError: for an unknown modality.
-            DataError: if an image does not fit the plan, is constant, too thin or not finite.
+            DataError: if an image does not fit the plan, is constant, too thin or not finite, or
+                nothing of the two is left to compare for the refinement.
         """
         fixed, moving = as_volume(fixed, "intensity"), as_volume(moving, "intensity")
         of_fixed = self.known_modalities(fixed_modalities) or self.plan.fixed_modalities
@@ -147,7 +171,13 @@ class Predictor:
         one = self._prepared(names[0], fixed, of_fixed, fixed_mask)
         other = self._prepared(names[1], moving, of_moving, moving_mask)
         registration = register(self.network, self.plan, one, other, io, on_step=on_step)
-        return Prediction(registration, fixed, moving, self._outside(of_moving))
+        found = Prediction(registration, fixed, moving, self._outside(of_moving))
+        if refine is None:
+            return found
+        masks = [None if m is None else as_volume(m, "mask") for m in (fixed_mask, moving_mask)]
+        start, both = registration.transform, (masks[0], masks[1])
+        refinement = register_from(start, fixed, moving, refine, both, self.device)
+        return replace(found, refinement=refinement)
 
     def known_modalities(self, given: Sequence[str] | None) -> tuple[str, ...]:
         """The given modalities, if the plan knows how to scale each of them.

@@ -204,8 +204,8 @@ def _result(
     before, after, optimisation = (None, None, None)
     if network is not None and request.start is not None:
         before, after = loss_record(network.loss_before), loss_record(network.loss_after)
-        mode = request.start.predictor.plan.instance_optimisation.mode
-        optimisation = optimisation_record(network.trace, mode)
+        io = request.start.predictor.plan.instance_optimisation
+        optimisation = optimisation_record(network.trace, io)
     return Result(
         format=RESULT_FORMAT,
         case=request.pair.case,

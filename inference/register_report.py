@@ -28,7 +28,7 @@ def field_optimisation_record(
     found: PairRegistration, options: PairOptions
 ) -> FieldOptimisationRecord:
     """The optimisation of the field as it stands in result.json."""
-    similarity = found.plan.similarity
+    similarity, refinement = found.plan.similarity, found.refinement
     return FieldOptimisationRecord(
         preset=options.preset if options.plan is None else None,
         similarity=similarity,
@@ -37,7 +37,10 @@ def field_optimisation_record(
         correlation_registered=agreement_of(found.registered, similarity),
         steps=len(found.field.steps),
         refined=found.field.refined,
-        seconds=found.field.seconds,
+        seconds=found.field.seconds if refinement is None else refinement.seconds,
+        network_mm=None if refinement is None else refinement.network_mm,
+        refinement_mm=None if refinement is None else refinement.refinement_mm,
+        cpu_seconds=found.field.cpu_seconds,
     )
 
 

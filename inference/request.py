@@ -5,6 +5,7 @@ from pathlib import Path
 
 from autoreg.errors import UsageError
 from autoreg.inference.pairs import Split
+from autoreg.inference.refinement import RefineChoice
 from autoreg.plan import InstanceOptimisationPlan
 from autoreg.training.model_folder import Which
 
@@ -17,6 +18,7 @@ class OptimisationChoice:
     projection: str | None = None
     steps: int | None = None
     seed: int | None = None
+    optimised: str | None = None
 
     def applied(self, plan: InstanceOptimisationPlan) -> InstanceOptimisationPlan:
         """The plan's instance optimisation with the user's values.
@@ -26,7 +28,7 @@ class OptimisationChoice:
         """
         given = {key: value for key, value in vars(self).items() if value is not None}
         chosen = replace(plan, **given)
-        idle = {"none": ("projection", "steps", "seed"), "vanilla": ("projection",)}
+        idle = {"none": ("optimised", "projection", "steps", "seed"), "vanilla": ("projection",)}
         useless = [name for name in idle.get(chosen.mode, ()) if name in given]
         if useless:
             flags = ", ".join("--seed" if n == "seed" else f"--io-{n}" for n in useless)
@@ -46,6 +48,7 @@ class PredictRequest:
         checkpoint: Of the fold; None: final, else best, else latest.
         split: Of a raw data set; None: test.
         optimisation: What the user said about instance optimisation.
+        refine: What the user said about the refinement that follows.
         fixed_modalities: In place of the data set's or plan's.
         moving_modalities: Likewise.
         skip_complete: Whether complete results are kept (`--continue`).
@@ -60,6 +63,7 @@ class PredictRequest:
     checkpoint: Which | None = None
     split: Split | None = None
     optimisation: OptimisationChoice = OptimisationChoice()
+    refine: RefineChoice = "auto"
     fixed_modalities: tuple[str, ...] | None = None
     moving_modalities: tuple[str, ...] | None = None
     skip_complete: bool = False

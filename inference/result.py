@@ -20,6 +20,7 @@ from autoreg.io.result import (
     OptimisationRecord,
     read_result,
 )
+from autoreg.plan import InstanceOptimisationPlan
 
 if TYPE_CHECKING:  # networks come with them, which not every command needs
     from autoreg.registration.instance_optimisation import Trace
@@ -121,18 +122,22 @@ def loss_record(loss: "LossValues | None") -> LossRecord | None:
     return None if loss is None else LossRecord(loss.similarity, loss.regularity, loss.total)
 
 
-def optimisation_record(trace: "Trace | None", mode: str) -> OptimisationRecord:
-    """The instance optimisation of a network as it stands in result.json.
+def optimisation_record(
+    trace: "Trace | None", plan: InstanceOptimisationPlan
+) -> OptimisationRecord:
+    """The instance optimisation of a pair as it stands in result.json.
 
     Args:
         trace: Its course; None: there was none.
-        mode: The plan's.
+        plan: What it obeyed.
     """
     if trace is None:
-        return OptimisationRecord(mode, 0, 0, None, None)
+        return OptimisationRecord(plan.mode, 0, 0, None, None)
     cosines = [step.cosine for step in trace.steps if step.cosine is not None]
     mean = sum(cosines) / len(cosines) if cosines else None
-    return OptimisationRecord(mode, len(trace.steps), trace.conflicts, mean, trace.stopped)
+    return OptimisationRecord(
+        plan.mode, len(trace.steps), trace.conflicts, mean, trace.stopped, plan.optimised
+    )
 
 
 def loss_warnings(before: LossRecord | None, after: LossRecord | None) -> tuple[str, ...]:

@@ -46,8 +46,8 @@ def grid_of(reference: Path | None, chain: Chain) -> Geometry:
     if reference is None:
         if chain.grid is None:
             raise UsageError(
-                "an affine map or an inverse, which has no grid of its own, comes first: name the "
-                "image whose grid is meant with --reference"
+                "an affine map, a B-spline or an inverse, which has no grid of its own, comes "
+                "first: name the image whose grid is meant with --reference"
             )
         return chain.grid
     grid, dimension = read_grid(reference)

@@ -6,6 +6,7 @@ import torch
 from spaces import DIRECTIONS
 from torch.nn import functional
 
+from autoreg.geometry.resampling import sample_displacement_known
 from autoreg.geometry.transforms import Affine, DisplacementField
 
 
@@ -18,6 +19,13 @@ def smooth_field(geometry, amplitude_vox=0.4, seed=0):
     if geometry.shape[0] == 1:
         u_vox[0] = 0
     return DisplacementField(u_vox, geometry)
+
+
+def sampled_mm(transform, geometry):
+    """A transform that is known everywhere as a displacement on a grid, (D, H, W, 3) LPS mm."""
+    u_mm, known = sample_displacement_known(transform, geometry)
+    assert known.all()
+    return u_mm
 
 
 def turned(centre_mm, shift_mm=(2.0, -3.0, 4.0)):

@@ -21,6 +21,10 @@ _ABOVE_PLATEAU = 0.02
 _SMALL_PART = 0.1
 _LONGEST_AXIS = 96
 _BINS = 256
+# A background is bright if so many voxels of the faces lie so close to their median, as a share of
+# the range, and this above the threshold; the others may show a body that is cut off.
+_FACES_ALIKE = 0.6
+_ALIKE = 0.05
 
 
 def foreground_threshold(array: NDArray[Any]) -> float:
@@ -49,8 +53,36 @@ def foreground_threshold(array: NDArray[Any]) -> float:
     return _otsu(np.clip(values, np.quantile(values, 0.005), brightest))
 
 
+def bright_background(array: NDArray[Any]) -> float | None:
+    """The value of a bright background, as a photographic negative has it; None if it is dark.
+
+    It is bright where the image's faces show one value, which lies above the threshold between dark
+    and bright. Hounsfield units never count: air is dark.
+
+    Args:
+        array: (D, H, W) intensities; of a single layer the rim counts.
+    """
+    faces = np.concatenate(
+        [
+            np.take(array, end, axis=axis).ravel()
+            for axis in range(3)
+            for end in (0, -1)
+            if array.shape[axis] > 1
+        ]
+        or [array.ravel()]
+    )
+    middle = float(np.median(faces))
+    near = np.abs(faces - middle) <= _ALIKE * (float(array.max()) - float(array.min()))
+    alike = np.count_nonzero(near) >= _FACES_ALIKE * faces.size
+    threshold = foreground_threshold(array)
+    is_bright = alike and middle > threshold and array.min() >= _HOUNSFIELD_MINIMUM
+    return middle if is_bright else None
+
+
 def coarse_foreground(array: NDArray[Any]) -> tuple[NDArray[np.bool_], tuple[int, int, int]]:
     """The foreground on every n-th voxel: thresholded, freed from small parts, holes filled.
+
+    Before a bright background (see `bright_background`) it is what is dark.
 
     Args:
         array: (D, H, W) intensities.
@@ -61,6 +93,8 @@ def coarse_foreground(array: NDArray[Any]) -> tuple[NDArray[np.bool_], tuple[int
     """
     steps = tuple(-(-n // _LONGEST_AXIS) for n in array.shape)
     coarse = array[:: steps[0], :: steps[1], :: steps[2]]
+    if bright_background(coarse) is not None:
+        coarse = coarse.max() - coarse
     mask = np.asarray(coarse > foreground_threshold(coarse))
     parts, count = ndimage.label(mask)
     if count > 1:

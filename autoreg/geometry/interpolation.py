@@ -11,14 +11,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from autoreg.errors import GeometryError
-from autoreg.geometry.grid import FloatArray
-from autoreg.geometry.transforms import to_batch
 from autoreg.geometry.volume import Volume
 from autoreg.numerics.warp import sample_at_index
 
 Interpolation = Literal["linear", "cubic", "nearest"]
-# From array indices (N, 3) dhw to values (C, N); edge values are held beyond the outermost voxels.
-Sampler = Callable[[FloatArray], NDArray[Any]]
+# From array indices (3, N) dhw to values (C, N); edge values are held beyond the outermost voxels.
+Sampler = Callable[[Tensor], NDArray[Any]]
 
 _CORNERS = tuple(itertools.product((0, 1), repeat=3))
 # Rounding of the weights must not decide between two labels that meet half-way.
@@ -56,20 +54,25 @@ def make_sampler(volume: Volume, interpolation: Interpolation) -> Sampler:
     if interpolation == "linear":
         return lambda index: _vote(array[0], index)[None]
     return lambda index: (
-        sample_at_index(array[None], to_batch(index), "border", "nearest")[0].flatten(1).numpy()
+        sample_at_index(array[None], _batch(index), "border", "nearest")[0].flatten(1).numpy()
     )
 
 
 def _intensities(volume: Volume, mode: Literal["linear", "nearest"]) -> Sampler:
     image = torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32))[None]
 
-    def sample(index: FloatArray) -> NDArray[Any]:
+    def sample(index: Tensor) -> NDArray[Any]:
         # Ties must be the same in all parts of an image: nearest needs all digits.
-        where = to_batch(index).float() if mode == "linear" else to_batch(index)
+        where = _batch(index.float() if mode == "linear" else index)
         values: NDArray[Any] = sample_at_index(image, where, "border", mode)[0].flatten(1).numpy()
         return values
 
     return sample
+
+
+def _batch(index: Tensor) -> Tensor:
+    """(3, N) as the (1, 3, 1, 1, N) that sampling wants."""
+    return index[None, :, None, None, :]
 
 
 def _cubic(volume: Volume) -> Sampler:
@@ -79,8 +82,8 @@ def _cubic(volume: Volume) -> Sampler:
         for channel in volume.array
     ]
 
-    def sample(index: FloatArray) -> NDArray[Any]:
-        rows = np.ascontiguousarray(index.T)
+    def sample(index: Tensor) -> NDArray[Any]:
+        rows = index.numpy()
         return np.stack(
             [
                 ndimage.map_coordinates(c, rows, np.float32, 3, mode="mirror", prefilter=False)
@@ -91,23 +94,23 @@ def _cubic(volume: Volume) -> Sampler:
     return sample
 
 
-def _vote(labels: Tensor, index: FloatArray) -> NDArray[Any]:
+def _vote(labels: Tensor, index: Tensor) -> NDArray[Any]:
     """The label whose linearly interpolated indicator is largest; of equal ones the smaller label.
 
     Only the eight voxels around a point have a say, so no indicator is ever made.
 
     Args:
         labels: (D, H, W), whole numbers.
-        index: (N, 3).
+        index: (3, N).
 
     Returns:
         (N,).
     """
     _, height, width = labels.shape
-    corner = torch.zeros(len(index), dtype=torch.int64)
+    corner = torch.zeros(index.shape[1], dtype=torch.int64)
     fractions, strides = [], []
     for axis, (n, stride) in enumerate(zip(labels.shape, (height * width, width, 1), strict=True)):
-        held = torch.from_numpy(np.ascontiguousarray(index[:, axis])).clamp(0, n - 1)
+        held = index[axis].clamp(0, n - 1)
         lower = held.floor().clamp(max=max(n - 2, 0))
         corner += lower.long() * stride
         fractions.append((held - lower).float())

@@ -4,12 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from autoreg.errors import GeometryError
 from autoreg.geometry.grid import FloatArray, Geometry
 from autoreg.geometry.interpolation import Interpolation, default_interpolation, make_sampler
 from autoreg.geometry.transforms import (
+    Affine,
     Composite,
     DisplacementField,
     Transform,
@@ -17,9 +20,12 @@ from autoreg.geometry.transforms import (
     slab_points,
 )
 from autoreg.geometry.volume import Volume
+from autoreg.numerics.coordinates import slabs, transformed_index_grid
 
 # What headers in float32 lose is no difference between grids.
 _SAME_GRID_MM = 1e-4
+# Intermediate indices of a slab should stay in the processor's cache.
+_SLAB_VOXELS = 2**17
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +99,11 @@ def resample_known(
     """
     beyond = _outside_values(moving, outside)
     sampler = make_sampler(moving, interpolation or default_interpolation(moving))
-    shape = np.array(moving.geometry.shape)
+    last = torch.tensor(moving.geometry.shape, dtype=torch.float64)[:, None] - 0.5
     result = np.empty((moving.array.shape[0], *reference.shape), dtype=moving.array.dtype)
     inside_count = unknown_count = 0
-    for layers, _, points, known in mapped_slabs(transform, reference):
-        index = moving.geometry.to_index(points)
-        inside = ((index >= -0.5) & (index < shape - 0.5)).all(axis=1) & known
+    for layers, index, known in _index_slabs(transform, reference, moving.geometry):
+        inside = ((index >= -0.5) & (index < last)).all(0).numpy() & known
         piece = sampler(index)
         piece = np.where(inside, piece, beyond.astype(piece.dtype))
         result[:, layers] = piece.reshape(piece.shape[0], -1, *reference.shape[1:])
@@ -128,6 +133,17 @@ def sample_displacement_known(
     return u_mm, where
 
 
+def field_from_mm(u_mm: NDArray[np.float32], geometry: Geometry) -> DisplacementField:
+    """A sampled displacement as a transform.
+
+    Args:
+        u_mm: (D, H, W, 3), xyz LPS mm.
+        geometry: The grid that it was sampled on.
+    """
+    matrix = geometry.world_to_index[:3, :3].astype(np.float32)
+    return DisplacementField(np.einsum("ax,dhwx->adhw", matrix, u_mm), geometry)
+
+
 def mapped_slabs(
     transform: Transform | None, reference: Geometry
 ) -> Iterator[tuple[slice, FloatArray, FloatArray, NDArray[np.bool_]]]:
@@ -144,29 +160,62 @@ def mapped_slabs(
     on_grid, rest = _field_on_grid(transform, reference)
     for layers, nodes in slab_points(reference):
         moved = nodes if on_grid is None else nodes + _node_displacement(on_grid, layers)
-        yield layers, nodes, *map_where_known(rest, moved)
+        yield layers, nodes, *map_where_known(Composite(rest), moved)
+
+
+def _index_slabs(
+    transform: Transform | None, reference: Geometry, target: Geometry
+) -> Iterator[tuple[slice, Tensor, NDArray[np.bool_]]]:
+    """Where a transform takes the voxels of a grid, in indices of another one, by some layers.
+
+    A displacement on the very grid and affine maps after it, the usual case, need no world points:
+    their index is an affine map of index and displacement.
+
+    Yields:
+        Layers of the grid, (3, N) float64 indices (d, h, w) of `target`, and (N,) whether they are
+        known.
+    """
+    on_grid, rest = _field_on_grid(transform, reference)
+    affines = [part.matrix for part in rest if isinstance(part, Affine)]
+    if len(affines) < len(rest):
+        for layers, _, points, known in mapped_slabs(transform, reference):
+            yield layers, torch.from_numpy(np.ascontiguousarray(target.to_index(points).T)), known
+        return
+    matrix = reference.index_to_world
+    for affine in affines:
+        matrix = affine @ matrix
+    to_index = torch.from_numpy(target.world_to_index @ matrix)
+    for layers in slabs(reference.shape, _SLAB_VOXELS):
+        nodes = transformed_index_grid(to_index, reference.shape, layers, dtype=torch.float64)
+        index = nodes[0].flatten(1)
+        if on_grid is not None:
+            u_vox = torch.from_numpy(on_grid.u_vox[:, layers]).flatten(1)
+            index.addmm_(to_index[:3, :3], u_vox.double())
+        yield layers, index, np.ones(index.shape[1], dtype=np.bool_)
 
 
 def _field_on_grid(
     transform: Transform | None, reference: Geometry
-) -> tuple[DisplacementField | None, Transform]:
+) -> tuple[DisplacementField | None, tuple[Transform, ...]]:
     """A field that comes first and lives on the very grid, which needs no interpolation; the rest.
 
     That is the usual case: a displacement is stored on the fixed image's grid.
     """
-    if transform is None:
-        return None, Composite(())
-    parts = transform.transforms if isinstance(transform, Composite) else (transform,)
-    first, others = (parts[0], parts[1:]) if parts else (Composite(()), ())
-    if isinstance(first, Composite) and first.transforms:
-        on_grid, rest = _field_on_grid(first, reference)
-        return on_grid, Composite((rest, *others))
+    parts = () if transform is None else _links(transform)
+    first = parts[0] if parts else None
     if (
         isinstance(first, DisplacementField)
         and first.geometry.difference(reference, _SAME_GRID_MM) is None
     ):
-        return first, Composite(others)
-    return None, Composite(parts)
+        return first, parts[1:]
+    return None, parts
+
+
+def _links(transform: Transform) -> tuple[Transform, ...]:
+    """The transforms of a composite of composites, in order."""
+    if not isinstance(transform, Composite):
+        return (transform,)
+    return tuple(link for part in transform.transforms for link in _links(part))
 
 
 def _node_displacement(field: DisplacementField, layers: slice) -> FloatArray:

@@ -4,6 +4,7 @@ World points are xyz, LPS, millimetres. Pull-back everywhere: the warped image a
 image at transform(p).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,9 +108,41 @@ class DisplacementField:
         return InverseDisplacementField(self)
 
 
+class NumericalInverse(ABC):
+    """A map back that is solved point by point, and need not exist everywhere."""
+
+    @abstractmethod
+    def solve(self, points_mm: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Where points come from, and for which of them this is known.
+
+        Args:
+            points_mm: (N, 3) xyz LPS mm.
+
+        Returns:
+            (N, 3) points, and (N,) whether each is known; where it is not, because the transform
+            folds or none was found, the best point found.
+        """
+
+    def map_points(self, points_mm: ArrayLike) -> FloatArray:
+        """Where points come from: (N, 3) xyz LPS mm -> (N, 3).
+
+        Raises:
+            GeometryError: if there is no inverse at one of the points; `solve` tells which.
+        """
+        mapped, converged = self.solve(points_mm)
+        if not converged.all():
+            first = np.asarray(points_mm)[np.argmin(converged)]
+            raise GeometryError(
+                f"the displacement field has no inverse at {(~converged).sum()} of "
+                f"{converged.size} points, the first being {np.round(first, 2).tolist()} mm: it "
+                "folds there; register again with a larger regularity weight"
+            )
+        return mapped
+
+
 @dataclass(frozen=True, eq=False)
-class InverseDisplacementField:
-    """The numerical inverse of a displacement field.
+class InverseDisplacementField(NumericalInverse):
+    """The numerical inverse of a displacement field, to 1e-3 voxel of its grid.
 
     Attributes:
         field: The displacement field.
@@ -122,35 +155,11 @@ class InverseDisplacementField:
         return Inverter(torch.from_numpy(self.field.u_vox)[None])
 
     def solve(self, points_mm: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:
-        """Where points come from, and for which of them this is known.
-
-        Args:
-            points_mm: (N, 3) xyz LPS mm.
-
-        Returns:
-            (N, 3) points, to 1e-3 voxel of the field's grid where (N,) is True; False where the
-            field folds and has no inverse, or where none was found.
-        """
+        """Where points come from, and for which of them this is known; see `NumericalInverse`."""
         geometry = self.field.geometry
         found = self._inverter(to_batch(geometry.to_index(points_mm)))
         converged: NDArray[np.bool_] = found.converged.reshape(-1).numpy()
         return geometry.to_world(_to_rows(found.points_vox)), converged
-
-    def map_points(self, points_mm: ArrayLike) -> FloatArray:
-        """Where points come from: (N, 3) xyz LPS mm -> (N, 3).
-
-        Raises:
-            GeometryError: if the field has no inverse at one of the points; `solve` tells which.
-        """
-        mapped, converged = self.solve(points_mm)
-        if not converged.all():
-            first = np.asarray(points_mm)[np.argmin(converged)]
-            raise GeometryError(
-                f"the displacement field has no inverse at {(~converged).sum()} of "
-                f"{converged.size} points, the first being {np.round(first, 2).tolist()} mm: it "
-                "folds there; register again with a larger regularity weight"
-            )
-        return mapped
 
     def inverse(self) -> DisplacementField:
         """The displacement field itself."""
@@ -177,23 +186,6 @@ class Composite:
     def inverse(self) -> "Composite":
         """The inverses in reverse order."""
         return Composite(tuple(t.inverse() for t in reversed(self.transforms)))
-
-
-def sample_displacement_mm(transform: Transform, geometry: Geometry) -> NDArray[np.float32]:
-    """The displacement transform(p) - p at the voxel centres of a grid, computed in slabs.
-
-    Args:
-        transform: Any transform.
-        geometry: The grid; need not be the one that the transform lives on.
-
-    Returns:
-        (D, H, W, 3) float32, xyz LPS mm.
-    """
-    result = np.empty((*geometry.shape, 3), dtype=np.float32)
-    for layers, points in slab_points(geometry):
-        moved = transform.map_points(points) - points
-        result[layers] = moved.reshape(-1, *geometry.shape[1:], 3)
-    return result
 
 
 def invert_on_grid(
@@ -242,7 +234,7 @@ def map_where_known(
     Returns:
         (N, 3) points, and (N,) whether each is known; where it is not, the best point found.
     """
-    if isinstance(transform, InverseDisplacementField):
+    if isinstance(transform, NumericalInverse):
         return transform.solve(points_mm)
     known = np.ones(len(points_mm), dtype=np.bool_)
     if isinstance(transform, Composite):

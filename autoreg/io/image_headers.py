@@ -151,6 +151,12 @@ def stored_type(path: Path) -> np.dtype[Any] | None:
     return None if name is None else np.dtype(name)
 
 
+def stored_integer_type(path: Path) -> np.dtype[Any] | None:
+    """The integer type of an image file; None if it holds real numbers, or ITK cannot tell."""
+    found = stored_type(path)
+    return found if found is not None and found.kind in "iu" else None
+
+
 def _planar_reader(path: Path) -> sitk.ImageFileReader | None:
     """A reader that has seen the header of a scalar two-dimensional image; None for all others."""
     if not path.is_file():

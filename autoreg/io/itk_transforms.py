@@ -9,11 +9,14 @@ import SimpleITK as sitk
 
 from autoreg.errors import AutoregError, DataError, GeometryError, UsageError
 from autoreg.geometry.grid import FloatArray, Geometry
+from autoreg.geometry.resampling import field_from_mm
+from autoreg.geometry.spline_displacement import SplineDisplacement
 from autoreg.geometry.transforms import Affine, DisplacementField, Transform
 from autoreg.io.atomic import atomic_path
+from autoreg.io.images import set_itk_geometry
 from autoreg.io.nibabel_images import last_line
-from autoreg.io.planar import lifted_geometry
-from autoreg.io.transforms import Dimension, displacement_image, field_from_mm, field_to_mm
+from autoreg.io.planar import lifted_geometry, set_planar_geometry
+from autoreg.io.transforms import Dimension, displacement_image, field_to_mm
 
 ITK_SUFFIXES = (".tfm", ".txt", ".h5", ".hdf5", ".mat")
 _TEXT_SUFFIXES = (".tfm", ".txt")
@@ -57,26 +60,38 @@ def write_itk_transform(path: Path, parts: Sequence[Transform], dimension: Dimen
 
     Args:
         path: Ends in one of `ITK_SUFFIXES`; .mat holds no composite.
-        parts: `Affine`s and `DisplacementField`s, the one that is applied first being the first.
+        parts: `Affine`s, `DisplacementField`s and `SplineDisplacement`s, the one that is applied
+            first being the first.
         dimension: Of the images.
 
     Raises:
         GeometryError: if a transform of two-dimensional images leaves their plane.
         UsageError: if the file cannot hold or be written with this transform.
     """
-    itk = [_to_itk(part, dimension, str(path)) for part in merged_affines(parts)]
-    if path.suffix == ".mat" and len(itk) > 1:
+    whole = to_itk_transform(parts, dimension, str(path))
+    if path.suffix == ".mat" and isinstance(whole, sitk.CompositeTransform):
         raise UsageError(
-            f"{path}: a .mat file holds one transform, and this is a chain of {len(itk)}; write "
-            ".h5 or .tfm"
+            f"{path}: a .mat file holds one transform, and this is a chain of "
+            f"{whole.GetNumberOfTransforms()}; write .h5 or .tfm"
         )
-    # ITK applies the transform that was added last first.
-    whole = itk[0] if len(itk) == 1 else sitk.CompositeTransform(itk[::-1])
     with atomic_path(path) as temporary:
         try:
             sitk.WriteTransform(whole, str(temporary))
         except RuntimeError as error:
             raise UsageError(f"{path}: cannot be written: {last_line(error)}") from error
+
+
+def to_itk_transform(parts: Sequence[Transform], dimension: Dimension, name: str) -> sitk.Transform:
+    """A chain as SimpleITK's transform; see `write_itk_transform`.
+
+    Args:
+        parts: As there.
+        dimension: As there.
+        name: What it is for, in messages.
+    """
+    itk = [_to_itk(part, dimension, name) for part in merged_affines(parts)]
+    # ITK applies the transform that was added last first.
+    return itk[0] if len(itk) == 1 else sitk.CompositeTransform(itk[::-1])
 
 
 def merged_affines(parts: Sequence[Transform]) -> list[Transform]:
@@ -135,9 +150,11 @@ def _parts(transform: sitk.Transform, name: str) -> tuple[Transform, ...]:
         return (_field(transform.GetDisplacementField(), name),)
     if transform.IsLinear():
         return (Affine(_matrix(transform)),)
+    if isinstance(transform, sitk.BSplineTransform):
+        return (_spline(transform),)
     raise DataError(
-        f"{name}: holds a {transform.GetName()}; affine maps, displacement fields and composites "
-        "of them can be read. Sample it as a displacement field "
+        f"{name}: holds a {transform.GetName()}; affine maps, displacement fields, B-splines and "
+        "composites of them can be read. Sample it as a displacement field "
         "(SimpleITK.TransformToDisplacementField) and use that"
     )
 
@@ -157,17 +174,31 @@ def _field(image: sitk.Image, name: str) -> DisplacementField:
     vectors = sitk.GetArrayFromImage(image).astype(np.float32)
     if not np.isfinite(vectors).all():
         raise DataError(f"{name}: the displacement has values that are NaN or infinite")
-    grid = (image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     if image.GetDimension() == 3:
-        return field_from_mm(vectors, Geometry.from_itk(*grid))
+        return field_from_mm(vectors, _grid(image))
     flat = np.concatenate([vectors, np.zeros_like(vectors[..., :1])], axis=-1)
-    return field_from_mm(flat[None], lifted_geometry(*grid))
+    return field_from_mm(flat[None], _grid(image))
+
+
+def _spline(transform: sitk.BSplineTransform) -> SplineDisplacement:
+    images = transform.GetCoefficientImages()
+    arrays = [sitk.GetArrayFromImage(image) for image in images]
+    if len(arrays) == 2:
+        arrays = [array[None] for array in (*arrays, np.zeros_like(arrays[0]))]
+    return SplineDisplacement(np.stack(arrays), _grid(images[0]), transform.GetOrder())
+
+
+def _grid(image: sitk.Image) -> Geometry:
+    grid = (image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    return Geometry.from_itk(*grid) if image.GetDimension() == 3 else lifted_geometry(*grid)
 
 
 def _to_itk(part: Transform, dimension: Dimension, name: str) -> sitk.Transform:
     if isinstance(part, DisplacementField):
         image = displacement_image(field_to_mm(part), part.geometry, dimension, name)
         return sitk.DisplacementFieldTransform(image)
+    if isinstance(part, SplineDisplacement):
+        return _to_itk_spline(part, dimension, name)
     if not isinstance(part, Affine):
         raise AutoregError(f"{name}: a {type(part).__name__} must be sampled before it is written")
     matrix = part.matrix
@@ -180,6 +211,19 @@ def _to_itk(part: Transform, dimension: Dimension, name: str) -> sitk.Transform:
     affine.SetMatrix(matrix[:dimension, :dimension].ravel().tolist())
     affine.SetTranslation(matrix[:dimension, 3].tolist())
     return affine
+
+
+def _to_itk_spline(part: SplineDisplacement, dimension: Dimension, name: str) -> sitk.Transform:
+    channels = part.coefficients_mm
+    if dimension == 3:
+        images = [sitk.GetImageFromArray(channel) for channel in channels]
+        for image in images:
+            set_itk_geometry(image, part.geometry)
+    else:  # z is 0, as it was read
+        images = [sitk.GetImageFromArray(channel[0]) for channel in channels[:2]]
+        for image in images:
+            set_planar_geometry(image, part.geometry, name)
+    return sitk.BSplineTransform(images, part.order)
 
 
 def _stays_in_plane(matrix: FloatArray) -> bool:

@@ -1,4 +1,4 @@
-"""Landmarks in csv files."""
+"""Landmarks in files: csv, and the point lists of 3D Slicer."""
 
 import csv
 from collections.abc import Sequence
@@ -10,23 +10,48 @@ from numpy.typing import ArrayLike
 from autoreg.errors import DataError
 from autoreg.geometry.grid import FloatArray, Geometry
 from autoreg.io.atomic import write_text_atomic
+from autoreg.io.slicer_landmarks import (
+    FCSV_SUFFIX,
+    MARKUPS_SUFFIX,
+    NamedPoints,
+    read_fcsv,
+    read_markups,
+    write_fcsv,
+    write_markups,
+)
 
 HEADER = ("x", "y", "z")
+LANDMARK_SUFFIXES = (".csv", FCSV_SUFFIX, MARKUPS_SUFFIX)
 
 
 def read_landmarks(path: Path) -> FloatArray:
-    """Read points from a csv file with the header `x,y,z`.
+    """Read points: of a Slicer point list, or of a csv file with the header `x,y,z`.
 
     Args:
-        path: One point per line, xyz LPS mm.
+        path: Ends in .fcsv or .mrk.json, whose coordinate system is obeyed; all others are csv with
+            one point per line, xyz LPS mm.
 
     Returns:
-        (N, 3) float64.
+        (N, 3) float64, xyz LPS mm.
 
     Raises:
         DataError: if the file is missing, has another header, no points, or a line that is not
             three finite numbers.
     """
+    return read_named_landmarks(path).points_mm
+
+
+def read_named_landmarks(path: Path) -> NamedPoints:
+    """Read points as `read_landmarks` does, and their names where the file has some."""
+    name = path.name.lower()
+    if name.endswith(FCSV_SUFFIX):
+        return read_fcsv(path)
+    if name.endswith(MARKUPS_SUFFIX):
+        return read_markups(path)
+    return NamedPoints(_csv_points(path))
+
+
+def _csv_points(path: Path) -> FloatArray:
     rows = _rows(path)
     if not rows or not _is_header(rows[0][1]):
         found = ",".join(rows[0][1]) if rows else "missing"
@@ -69,8 +94,21 @@ def malformed_lines(path: Path, *, has_header: bool) -> list[tuple[int, str]]:
     return [(number, ",".join(cells)) for number, cells in lines if _point(cells) is None]
 
 
-def write_landmarks(path: Path, points_mm: ArrayLike) -> None:
-    """Write points (N, 3), xyz LPS mm, with the header `x,y,z`; to a nanometre."""
+def write_landmarks(path: Path, points_mm: ArrayLike, names: tuple[str, ...] | None = None) -> None:
+    """Write points to a nanometre, in the form that the ending says; see `read_landmarks`.
+
+    Args:
+        path: .fcsv, .mrk.json; anything else: csv with the header `x,y,z`.
+        points_mm: (N, 3), xyz LPS mm.
+        names: Of the points in Slicer's files; None numbers them.
+    """
+    name, named = path.name.lower(), NamedPoints(np.asarray(points_mm, dtype=np.float64), names)
+    if name.endswith(FCSV_SUFFIX):
+        write_fcsv(path, named)
+        return
+    if name.endswith(MARKUPS_SUFFIX):
+        write_markups(path, named)
+        return
     lines = [",".join(f"{value:.6f}" for value in row) for row in np.asarray(points_mm)]
     write_text_atomic(path, "\n".join([",".join(HEADER), *lines]) + "\n")
 

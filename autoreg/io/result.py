@@ -96,6 +96,8 @@ class OptimisationRecord:
         conflicts: Steps in which the two gradients pointed against each other.
         mean_cosine: Mean cosine of the two gradients; null where they were not taken apart.
         stopped: "steps" or "flat" (the loss no longer fell); null without steps.
+        optimised: "network", or the field on top of its maps: "velocity" or "displacements"; null
+            without steps.
     """
 
     mode: str
@@ -103,6 +105,7 @@ class OptimisationRecord:
     conflicts: int
     mean_cosine: float | None
     stopped: str | None
+    optimised: str | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,10 @@ class FieldOptimisationRecord:
         steps: Steps taken.
         refined: Whether the second stage was needed.
         seconds: Wall-clock.
+        network_mm: Where it began with a network's answer: mean length of the network's
+            displacement on its own grid, without the alignment; otherwise null.
+        refinement_mm: Mean length of the displacement that was put before the network's; or null.
+        cpu_seconds: CPU time of the field's optimisation alone, all threads together.
     """
 
     preset: str | None
@@ -155,6 +162,9 @@ class FieldOptimisationRecord:
     steps: int
     refined: bool
     seconds: float
+    network_mm: float | None = None
+    refinement_mm: float | None = None
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -229,7 +239,7 @@ class Result:
         files: Size in bytes of every file written beside this one.
         warnings: What a reader should know before trusting the result.
         alignment: The initial alignment; null where the network's plan has one.
-        field_optimisation: Null where there was none.
+        field_optimisation: Without a network, or after it (refinement); null where there was none.
     """
 
     format: int

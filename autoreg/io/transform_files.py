@@ -10,6 +10,7 @@ from pathlib import Path
 
 from autoreg.errors import DataError, GeometryError, UsageError
 from autoreg.geometry.grid import Geometry
+from autoreg.geometry.resampling import field_from_mm
 from autoreg.geometry.transforms import Composite, DisplacementField, Transform
 from autoreg.io.images import WRITTEN_SUFFIXES
 from autoreg.io.itk_transforms import ITK_SUFFIXES, read_itk_transform
@@ -17,7 +18,6 @@ from autoreg.io.result import DISPLACEMENT_FILE, INVERSE_FILE, UNFINISHED_FILE
 from autoreg.io.transforms import (
     Dimension,
     displacement_dimension,
-    field_from_mm,
     read_displacement,
 )
 
@@ -32,7 +32,7 @@ class Chain:
         parts: The one that a point goes through first is the first.
         dimension: Of the images that they belong to.
         grid: Where points must lie for the chain to know them: the grid of the displacement that
-            comes first; None if an affine map or an inverse comes first.
+            comes first; None if an affine map, a B-spline or an inverse does.
         files: All that was read.
     """
 

@@ -142,12 +142,6 @@ def displacement_dimension(path: Path) -> Dimension:
     return 2 if reader.GetDimension() == reader.GetNumberOfComponents() == 2 else 3
 
 
-def field_from_mm(u_mm: NDArray[np.float32], geometry: Geometry) -> DisplacementField:
-    """A displacement (D, H, W, 3), xyz LPS mm, as a transform."""
-    matrix = geometry.world_to_index[:3, :3].astype(np.float32)
-    return DisplacementField(np.einsum("ax,dhwx->adhw", matrix, u_mm), geometry)
-
-
 def field_to_mm(field: DisplacementField) -> NDArray[np.float64]:
     """The displacement of a field at its nodes, (D, H, W, 3) xyz LPS mm."""
     matrix = field.geometry.index_to_world[:3, :3]

@@ -30,7 +30,7 @@ def coarse_inverse(u_vox: Tensor) -> Tensor:
     sizes = [-(-n // s) for n, s in zip(shape, strides, strict=True)]
     scale = torch.tensor(strides).to(u_vox).view(1, 3, 1, 1, 1)
     nodes = index_grid(sizes, device=u_vox.device, dtype=u_vox.dtype) * scale
-    coarse = (Inverter(u_vox[None], _TOLERANCE_VOX)(nodes).points_vox - nodes)[0]
+    coarse = (Inverter(u_vox[None], _TOLERANCE_VOX).points(nodes) - nodes)[0]
     matrices = [
         cubic_convolution_matrix(torch.arange(n).double().numpy() / s, size).to(u_vox)
         for n, s, size in zip(shape, strides, sizes, strict=True)

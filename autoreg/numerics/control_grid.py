@@ -141,8 +141,12 @@ class ControlGrid:
         d, h, w = (torch.from_numpy(v).float() for v in values)
         return d[:, None, None] * h[:, None] * w
 
+    @cached_property
+    def _transforms(self) -> list[Tensor]:
+        return [torch.from_numpy(axis.cosines()).float() for axis in self._axes]
+
     def _cosines(self, like: Tensor) -> list[Tensor]:
-        return [torch.from_numpy(axis.cosines()).to(like) for axis in self._axes]
+        return [matrix.to(like) for matrix in self._transforms]
 
     def values(self, coefficients: Tensor) -> Tensor:
         """The values of a spline at the control points, mirrored at the ends."""

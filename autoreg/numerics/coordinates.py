@@ -77,6 +77,19 @@ def unit_to_index_displacement(u_unit: Tensor, shape: Size) -> Tensor:
     return u_unit * _per_channel([n - 1 for n in shape], u_unit)
 
 
+def index_to_unit_displacement(u_vox: Tensor, shape: Size) -> Tensor:
+    """A displacement in voxels of a grid as one in unit coordinates.
+
+    Args:
+        u_vox: (B, 3, ...).
+        shape: Nodes of the grid along (d, h, w).
+
+    Returns:
+        (B, 3, ...), each channel over n - 1; 0 along an axis of one node, which has no length.
+    """
+    return u_vox * _per_channel([1 / (n - 1) if n > 1 else 0.0 for n in shape], u_vox)
+
+
 def slabs(shape: Size, voxels: int = 2**21) -> Iterator[slice]:
     """Cut a grid along its first axis, so that large grids are worked on piece by piece.
 

@@ -1,7 +1,8 @@
 """From a fingerprint and a budget to a plan: every decision is a rule that gives its reason.
 
-The rules are pure functions in `rules_view`, `rules_grid`, `rules_loss` and `rules_training`; here
-they are put together. `documentation/planner.md` lists them with their sources.
+The rules are pure functions in `rules_view`, `rules_grid`, `rules_loss`, `rules_training` and
+`rules_refinement`; here they are put together. `documentation/planner.md` lists them with their
+sources.
 """
 
 import functools
@@ -23,6 +24,7 @@ from autoreg.planning.recipes import Recipe, recipe_of
 from autoreg.planning.rules_grid import choose_antialias, choose_shape, grid_spacing
 from autoreg.planning.rules_loss import choose_intensity, choose_loss
 from autoreg.planning.rules_network import NetworkNeeds, choose_architecture, choose_network
+from autoreg.planning.rules_refinement import choose_refinement
 from autoreg.planning.rules_training import (
     Workload,
     choose_batch,
@@ -156,6 +158,7 @@ class _Draft:
             budget, workload, batch or Choice(1, ""), self.view.extent_mm, recipe
         )
         optimisation, optimisation_reasons = choose_instance_optimisation(budget, workload, recipe)
+        refinement = choose_refinement(fingerprint, budget)
         return Plan(
             format=PLAN_FORMAT,
             configuration=self.configuration,
@@ -170,7 +173,7 @@ class _Draft:
             network=network,
             loss=loss,
             training=training,
-            instance_optimisation=optimisation,
+            instance_optimisation=replace(optimisation, refine=refinement.value),
             memory=MemoryPlan(budget.memory_bytes, 0, 0, 0),
             reasons={
                 **grid_reasons,
@@ -180,6 +183,7 @@ class _Draft:
                 **loss_reasons,
                 **training_reasons,
                 **optimisation_reasons,
+                "instance_optimisation.refine": refinement.reason,
             },
         )
 

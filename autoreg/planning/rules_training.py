@@ -202,6 +202,8 @@ def choose_instance_optimisation(
         ),
         "instance_optimisation.flat_tolerance": "see flat_window",
         "instance_optimisation.seed": "any whole number",
+        "instance_optimisation.optimised": "paper: the network's weights",
+        "instance_optimisation.field_learning_rate": "measured, for a field in place of weights",
     }
 
 

@@ -74,6 +74,8 @@ def decided_text(plan: Plan) -> str:
         ("IO steps", f"{optimisation.steps}", "instance_optimisation.steps"),
         ("IO learning rate", f"{optimisation.learning_rate:g}",
          "instance_optimisation.learning_rate"),
+        ("refinement", "-" if optimisation.refine is None else optimisation.refine.when,
+         "instance_optimisation.refine"),
     ]  # fmt: skip
     lines = [f'Decided for configuration "{plan.configuration}", budget {plan.budget}:']
     for name, value, key in rows:

@@ -96,8 +96,9 @@ def align(
 ) -> Alignment:
     """Lay the moving image on the fixed one by an affine map.
 
-    Images of one layer, (1, H, W), are moved within their plane only. The first channel counts.
-    The result is the same at every call: nothing is drawn at random.
+    Images of one layer, (1, H, W), are moved within their plane only. Of several channels each is
+    compared with its counterpart, and the mean counts; those that are constant are left out. The
+    result is the same at every call: nothing is drawn at random.
 
     Args:
         fixed: The fixed image.
@@ -201,7 +202,7 @@ def _stage(
 ) -> AlignmentStage:
     return AlignmentStage(
         name,
-        min(level.fixed.geometry.spacing_mm),
+        level.spacing_mm,
         similarity(level, start).ratio,
         similarity(level, end).ratio,
         steps,

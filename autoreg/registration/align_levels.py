@@ -1,5 +1,6 @@
 """Images shrunk for the initial alignment: what is sampled, and where."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoreg.errors import DataError
-from autoreg.geometry.foreground import coarse_foreground, foreground_threshold
+from autoreg.geometry.foreground import foreground_mask
 from autoreg.geometry.grid import FloatArray, Geometry
 from autoreg.geometry.volume import Volume
 from autoreg.numerics.resample import gaussian_blur
@@ -24,9 +25,6 @@ CLASSES = 24
 _RIM = 2
 # Of the shrunken image, voxels: gradients of a mean over blocks alone are rough.
 _BLUR = 0.6
-# A background is bright if so many voxels of the faces lie close together, above the threshold.
-_FACES_ALIKE = 0.7
-_ALIKE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +57,11 @@ class Level:
         """World point of the foreground's centre."""
         centre: FloatArray = self.points_mm[self.foreground].mean(axis=0)
         return centre
+
+
+def mean_centre(levels: Sequence[Level]) -> FloatArray:
+    """World point of the mean of the channels' foregrounds' centres."""
+    return np.asarray(np.mean([level.centre_mm for level in levels], axis=0), dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,16 +106,17 @@ class Foreground:
         return 2 if self.inside.shape[0] == 1 else 3
 
 
-def shrink(array: NDArray[Any], geometry: Geometry, spacing_mm: float) -> Shrunken:
+def shrink(array: NDArray[Any], geometry: Geometry, spacing_mm: float, fewest: int = 1) -> Shrunken:
     """Average blocks of voxels, as large as they fit into cubes of `spacing_mm`.
 
     Args:
         array: (D, H, W).
         geometry: Of the array.
         spacing_mm: Edge of the cubes; axes that are coarser are left as they are.
+        fewest: Blocks along each axis at least, as far as it has voxels.
     """
     factors = [
-        max(1, min(n, round(spacing_mm / s)))
+        max(1, min(n // fewest, round(spacing_mm / s)))
         for n, s in zip(array.shape, geometry.spacing_mm, strict=True)
     ]
     volume = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None, None]
@@ -140,29 +144,9 @@ def find_foreground(volume: Volume, spacing_mm: float, mask: Volume | None) -> F
         if not inside.any():
             raise DataError("the mask has no voxel inside; draw the mask, or leave it out")
         return Foreground(inside, inside, small.geometry)
-    array = -small.array if _bright_background(small.array) else small.array
-    found, steps = coarse_foreground(array)
-    if steps != (1, 1, 1):
-        for axis, step in enumerate(steps):
-            index = np.minimum(np.arange(array.shape[axis]) // step, found.shape[axis] - 1)
-            found = np.take(found, index, axis=axis)
+    found = foreground_mask(small.array)
     counted = ndimage.binary_dilation(found, iterations=_RIM)
     return Foreground(found, counted, small.geometry)
-
-
-def _bright_background(array: NDArray[np.float32]) -> bool:
-    """Whether the image's faces show one bright value, as in a photographic negative."""
-    faces = np.concatenate(
-        [
-            np.take(array, end, axis=axis).ravel()
-            for axis in range(3)
-            for end in (0, -1)
-            if array.shape[axis] > 1
-        ]
-    )
-    low, middle, high = np.quantile(faces, [(1 - _FACES_ALIKE) / 2, 0.5, (1 + _FACES_ALIKE) / 2])
-    alike = high - low < _ALIKE * (array.max() - array.min())
-    return bool(alike and middle > foreground_threshold(array) and array.min() >= -500)
 
 
 def make_level(

@@ -122,7 +122,7 @@ def optimise(pair: PairLevel, matrix: FloatArray, steps: int) -> tuple[FloatArra
 
 def _cost(found: Slope, matrix: FloatArray, shares: FloatArray) -> float:
     strain = scales_of(matrix) - 1
-    return -float(shares @ found.logs) / 2 + 0.5 * _STRAIN * float(strain @ strain)
+    return -float(shares @ found.logs) / len(shares) + 0.5 * _STRAIN * float(strain @ strain)
 
 
 def _with_strain(

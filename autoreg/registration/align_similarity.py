@@ -6,7 +6,8 @@ modalities work, and it is a sum of squares, hence made for Gauss-Newton: the re
 function of the classes are differences from class means (variable projection).
 
 It is taken in both directions, each over the foreground of the explaining image. Neither image can
-then be shrunk into a flat part of the other one.
+then be shrunk into a flat part of the other one. Of images with several channels it is the mean
+over the channels, each of which explains its counterpart.
 
 References:
     Roche, Malandain, Pennec, Ayache, The correlation ratio as a new similarity measure for
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from autoreg.geometry.grid import FloatArray, apply_affine
 from autoreg.numerics.warp import sample_at_index
-from autoreg.registration.align_levels import Level
+from autoreg.registration.align_levels import Level, mean_centre
 
 # A direction in which fewer samples than this share find the other image says nothing.
 LEAST_SHARE = 0.15
@@ -35,19 +36,28 @@ class PairLevel:
     """The two images at one resolution.
 
     Attributes:
-        fixed: The fixed image.
-        moving: The moving image.
+        channels: The fixed and the moving image, for each channel.
         centre_mm: (3,) world point about which the fixed image is turned and scaled.
         radius_mm: Size of the fixed foreground; lengths divided by it make angles and shifts alike.
         generators: (P, 12) the directions of an affine map that are free: rows of the 3x4 matrix
             of a small change, in coordinates (x - centre) / radius.
     """
 
-    fixed: Level
-    moving: Level
+    channels: tuple[tuple[Level, Level], ...]
     centre_mm: FloatArray
     radius_mm: float
     generators: FloatArray
+
+    @property
+    def spacing_mm(self) -> float:
+        """Smallest voxel spacing of the fixed image."""
+        return min(self.channels[0][0].geometry.spacing_mm)
+
+    @property
+    def centres_mm(self) -> tuple[FloatArray, FloatArray]:
+        """Centres of the fixed and of the moving foreground, world points."""
+        fixed, moving = zip(*self.channels, strict=True)
+        return mean_centre(fixed), mean_centre(moving)
 
 
 @dataclass(frozen=True)
@@ -55,12 +65,12 @@ class Similarity:
     """How well two images explain each other.
 
     Attributes:
-        information: Mean over both directions of -share/2 log(1 - correlation ratio), nats for
-            each sample. This is what is maximised: with the share a good match of much beats a
-            perfect match of little.
+        information: Mean over channels and both directions of -share/2 log(1 - correlation ratio),
+            nats for each sample. This is what is maximised: with the share a good match of much
+            beats a perfect match of little.
         ratio: Mean correlation ratio, 0 to 1.
-        share: Smaller share, of the two directions, of the samples that lie in the other image's
-            field of view (and mask).
+        share: Smallest share, of channels and directions, of the samples that lie in the other
+            image's field of view (and mask).
     """
 
     information: float
@@ -74,8 +84,8 @@ class Slope:
 
     Attributes:
         similarity: At the map in question.
-        shares: (2,) the share of either direction.
-        logs: (2,) -1/2 log(1 - correlation ratio) of either direction, nats.
+        shares: (2C,) the share of either direction of each channel.
+        logs: (2C,) -1/2 log(1 - correlation ratio) there, nats.
         gradient: (P,) of minus the information with the shares held, by the generators.
         hessian: (P, P) its Gauss-Newton approximation.
     """
@@ -97,16 +107,15 @@ def similarities(pair: PairLevel, matrices: FloatArray) -> FloatArray:
     Returns:
         (B, 3): information, ratio and share.
     """
-    there = _ratios(pair.fixed, pair.moving, matrices)
-    back = _ratios(pair.moving, pair.fixed, _inverse(matrices))
-    return np.stack(
+    back_matrices = _inverse(matrices)
+    found = np.stack(
         [
-            (there[0] + back[0]) / 2,
-            (there[1] + back[1]) / 2,
-            np.minimum(there[2], back[2]),
-        ],
-        axis=1,
+            ratios
+            for fixed, moving in pair.channels
+            for ratios in (_ratios(fixed, moving, matrices), _ratios(moving, fixed, back_matrices))
+        ]
     )
+    return np.stack([found[:, 0].mean(0), found[:, 1].mean(0), found[:, 2].min(0)], axis=1)
 
 
 def similarity(pair: PairLevel, matrix: FloatArray) -> Similarity:
@@ -121,19 +130,21 @@ def slope(pair: PairLevel, matrix: FloatArray) -> Slope:
     The change D, 3x4 in normalised coordinates, follows as matrix @ exp(D): it moves the points of
     the fixed image, before the map.
     """
-    inverse = _inverse(matrix)
-    there = _direction(pair, pair.fixed, pair.moving, matrix, matrix[:3, :3], None)
-    back = _direction(pair, pair.moving, pair.fixed, inverse, -np.eye(3), inverse)
+    inverse, parts = _inverse(matrix), []
+    for fixed, moving in pair.channels:
+        parts.append(_direction(pair, fixed, moving, matrix, matrix[:3, :3], None))
+        parts.append(_direction(pair, moving, fixed, inverse, -np.eye(3), inverse))
+    found, gradients, hessians = zip(*parts, strict=True)
     return Slope(
         Similarity(
-            (there[0].information + back[0].information) / 2,
-            (there[0].ratio + back[0].ratio) / 2,
-            min(there[0].share, back[0].share),
+            float(np.mean([one.information for one in found])),
+            float(np.mean([one.ratio for one in found])),
+            min(one.share for one in found),
         ),
-        np.array([there[0].share, back[0].share]),
-        np.array([part[0].information / max(part[0].share, 1e-9) for part in (there, back)]),
-        (there[1] + back[1]) / 2,
-        (there[2] + back[2]) / 2,
+        np.array([one.share for one in found]),
+        np.array([one.information / max(one.share, 1e-9) for one in found]),
+        np.mean(gradients, axis=0),
+        np.mean(hessians, axis=0),
     )
 
 

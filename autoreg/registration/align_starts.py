@@ -160,7 +160,7 @@ def find_rigid(
 
 def foreground_centres(pair: PairLevel, linear: FloatArray) -> FloatArray:
     """The map with a linear part that lays the foregrounds' centres on each other, 4x4."""
-    return about_centres(linear, pair.fixed.centre_mm, pair.moving.centre_mm)
+    return about_centres(linear, *pair.centres_mm)
 
 
 def turned_deg(first: FloatArray, second: FloatArray) -> float:
@@ -192,9 +192,10 @@ def _promising(
 
 
 def _thinned_pair(pair: PairLevel, samples: int) -> PairLevel:
-    return dataclasses.replace(
-        pair, fixed=_thinned(pair.fixed, samples), moving=_thinned(pair.moving, samples)
+    channels = tuple(
+        (_thinned(fixed, samples), _thinned(moving, samples)) for fixed, moving in pair.channels
     )
+    return dataclasses.replace(pair, channels=channels)
 
 
 def _thinned(level: Level, samples: int) -> Level:

@@ -8,7 +8,7 @@ block by block; between images of one anatomy it would only follow the noise, an
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -26,6 +26,7 @@ from autoreg.numerics.control_grid import ControlGrid
 from autoreg.numerics.precision import float32_exactly
 from autoreg.registration.field_course import Course, FieldStep
 from autoreg.registration.field_dense import BlockField, optimise_dense
+from autoreg.registration.field_exchanged import mean_of_both
 from autoreg.registration.field_images import FieldImages, make_images
 from autoreg.registration.field_level import Level
 from autoreg.registration.field_residual import Residual, residual_of
@@ -33,7 +34,7 @@ from autoreg.registration.field_similarity import (
     LocalCorrelation,
     SquaredDifference,
 )
-from autoreg.registration.field_spline import SplineField, optimise_spline
+from autoreg.registration.field_spline import Penalty, SplineField, optimise_spline
 
 # Standard deviation, as a share of the image's range, below which a window is flat.
 _FLAT_WINDOW = 0.01
@@ -54,8 +55,9 @@ class FieldRegistration:
         backward: The inverse of `forward`, on the same grid.
         residual: What the spline left undone; decides on the second stage.
         refined: Whether there was a second stage.
-        steps: All steps taken.
+        steps: All steps taken, those with exchanged images last.
         seconds: Wall time.
+        cpu_seconds: CPU time of the process.
     """
 
     initial: Affine
@@ -65,6 +67,7 @@ class FieldRegistration:
     refined: bool
     steps: tuple[FieldStep, ...]
     seconds: float
+    cpu_seconds: float
 
     @property
     def transform(self) -> Composite:
@@ -105,21 +108,37 @@ def register_field(
     Raises:
         DataError: for an image or mask of which nothing can be compared.
     """
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     images = make_images(fixed, moving, initial, (fixed_mask, moving_mask), torch.device(device))
-    optimisation = _Optimisation(images, plan, Course(plan.flat_tolerance, on_step))
-    u_mm, residual, refined = optimisation.run()
-    spacing = torch.tensor(fixed.geometry.spacing_mm).to(u_mm).view(3, 1, 1, 1)
-    u_vox = u_mm / spacing
+    course = Course(plan.flat_tolerance, on_step)
+    u_mm, residual, refined = _Optimisation(images, plan, course).run()
+    u_vox = u_mm / torch.tensor(fixed.geometry.spacing_mm).to(u_mm).view(3, 1, 1, 1)
+    if plan.both_directions and not refined:
+        exchanged = make_images(
+            moving, fixed, initial.inverse(), (moving_mask, fixed_mask), torch.device(device)
+        )
+        other = _exchanged(exchanged, plan, course, moving.geometry)
+        u_vox = mean_of_both(u_vox, other, fixed.geometry, initial)
     return FieldRegistration(
         initial,
         _field(u_vox, fixed.geometry),
         _field(coarse_inverse(u_vox), fixed.geometry),
         residual,
         refined,
-        tuple(optimisation.course.steps),
+        tuple(course.steps),
         time.perf_counter() - start,
+        time.process_time() - cpu_start,
     )
+
+
+def _exchanged(
+    images: FieldImages, plan: FieldPlan, course: Course, geometry: Geometry
+) -> DisplacementField:
+    """The first stage with exchanged images: the inverse of its displacement, on its grid."""
+    optimisation = _Optimisation(images, replace(plan, dense=None), course, "exchanged")
+    u_mm, _, _ = optimisation.run()
+    u_vox = u_mm / torch.tensor(geometry.spacing_mm).to(u_mm).view(3, 1, 1, 1)
+    return _field(coarse_inverse(u_vox), geometry)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +146,7 @@ class _Optimisation:
     images: FieldImages
     plan: FieldPlan
     course: Course
+    first_stage: StageName = "spline"
 
     def run(self) -> tuple[Tensor, Residual, bool]:
         """The displacement on the whole fixed grid (3, D, H, W), mm along its axes."""
@@ -160,8 +180,9 @@ class _Optimisation:
         if steps == 0:
             return field
         factor = 1.0 if index == 0 else plan.coarser[min(index, len(plan.coarser)) - 1]
-        weight = plan.bending * factor * self._size**2
-        return optimise_spline(self._level(index, "spline"), field, weight, steps, self.course)
+        penalty = Penalty(plan.bending * factor * self._size**2, plan.detail_mm * self._size)
+        level = self._level(index, "spline")
+        return optimise_spline(level, field, penalty, plan, steps, self.course, self.first_stage)
 
     def _dense(self, spline: SplineField, first: int) -> Tensor:
         plan = self.plan.dense

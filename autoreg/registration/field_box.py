@@ -185,9 +185,11 @@ def _span(inside: FloatArray, voxels: int, margin: float, unit: int) -> tuple[in
 
 
 def _foreground_index(volume: Volume) -> FloatArray:
-    """Corners of the foreground's box, (8, 3) indices."""
-    mask, steps = coarse_foreground(volume.single)
-    where = np.argwhere(mask)
-    low, high = where.min(0) * steps, (where.max(0) + 1) * steps - 1
-    corners = [np.where(bits, high, low) for bits in np.ndindex(2, 2, 2)]
+    """Corners of the boxes of each channel's foreground, (8 C, 3) indices."""
+    corners = []
+    for channel in volume.array:
+        mask, steps = coarse_foreground(channel)
+        where = np.argwhere(mask)
+        low, high = where.min(0) * steps, (where.max(0) + 1) * steps - 1
+        corners += [np.where(bits, high, low) for bits in np.ndindex(2, 2, 2)]
     return np.array(corners, dtype=np.float64)

@@ -24,6 +24,10 @@ class FieldStep:
     similarity: float
 
 
+# So much less similarity than at the best look at a resolution, and the steps lead astray.
+_ASTRAY = 0.01
+
+
 @dataclass
 class Course:
     """All steps so far.
@@ -50,7 +54,21 @@ class Course:
         if self.on_step is not None:
             self.on_step(step)
         values = [s.similarity for s in self.steps[self._begin :]]
+        if self.astray:
+            return False
         if len(values) < 4:
             return True
         recent = max(values[-2:]) - max(values[:-2])
         return recent > self.flat_tolerance * (max(values) - values[0])
+
+    @property
+    def astray(self) -> bool:
+        """Whether the steps at this resolution have made the images clearly less similar."""
+        values = [s.similarity for s in self.steps[self._begin :]]
+        return max(values) - values[-1] > _ASTRAY * abs(max(values))
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the images have not been more similar at this resolution."""
+        values = [s.similarity for s in self.steps[self._begin :]]
+        return values[-1] == max(values)

@@ -87,12 +87,15 @@ def optimise_dense(
         for sigma in (plan.neighbourhood, _SMOOTHED)
     )
     course.begin()
+    best = field
     for _ in range(steps):
         warped = level.warp(field.u_mm, matrices)
         weights = level.weights_at(field.u_mm, still)
         response = level.similarity(warped, weights)
-        if not course.goes_on("dense", level.voxel_mm, response.value):
-            break
+        goes_on = course.goes_on("dense", level.voxel_mm, response.value)
+        best = field if course.is_best else best
+        if not goes_on:
+            return best if course.astray else field
         pooled = separable(_in_blocks(level, warped, response), around)
         step = _damped_step(pooled, weights, plan.damping, level.flat)
         field = BlockField(_composed(separable(_shortened(step, level), smoothing), field), blocks)

@@ -211,8 +211,8 @@ def make_images(
     if moving_counted is not None and not moving_counted.any():
         raise DataError("the moving image's mask is empty; draw it, or leave it out")
     return FieldImages(
-        fixed=torch.from_numpy(box.cut(scaled(fixed, "fixed"))).to(device),
-        moving=torch.from_numpy(scaled(moving, "moving")).to(device),
+        fixed=torch.from_numpy(box.cut(scaled(fixed, "fixed", masks[0]))).to(device),
+        moving=torch.from_numpy(scaled(moving, "moving", masks[1])).to(device),
         box=box,
         moving_geometry=moving.geometry,
         initial=initial,
@@ -224,8 +224,12 @@ def make_images(
 
 
 def _foreground(volume: Volume) -> npt.NDArray[np.float32]:
-    """(D, H, W) 1 in the foreground and just around it, else 0: noise around it moves nothing."""
-    mask = torch.from_numpy(foreground_mask(volume.single)).float()[None]
+    """(D, H, W) 1 in the foreground and just around it, else 0: noise around it moves nothing.
+
+    What any channel shows is foreground.
+    """
+    shown = np.any([foreground_mask(channel) for channel in volume.array], axis=0)
+    mask = torch.from_numpy(shown).float()[None]
     size = tuple(min(_RIM, n // 2 * 2 + 1) for n in mask.shape[1:])
     half = tuple(n // 2 for n in size)
     widened: npt.NDArray[np.float32] = functional.max_pool3d(mask, size, 1, half)[0].numpy()
@@ -237,8 +241,11 @@ def mask_of(mask: Volume) -> npt.NDArray[np.float32]:
     return np.asarray(mask.single != 0, dtype=np.float32)
 
 
-def scaled(volume: Volume, name: str) -> npt.NDArray[np.float32]:
+def scaled(volume: Volume, name: str, mask: Volume | None = None) -> npt.NDArray[np.float32]:
     """Intensities from the image's darkest to its brightest, outliers clamped, as 0 to 1.
+
+    With a mask from the darkest to the brightest inside: what is hidden, such as metal, would
+    squeeze all that counts into a small part of the range.
 
     Raises:
         DataError: if a channel is constant or not finite.
@@ -247,12 +254,16 @@ def scaled(volume: Volume, name: str) -> npt.NDArray[np.float32]:
     for target, channel in zip(result, volume.array, strict=True):
         if not np.isfinite(channel).all():
             raise DataError(f"the {name} image has NaN or infinite values; repair it")
-        step = max(1, channel.size // _QUANTILE_VOXELS)
-        low, high = np.quantile(channel.ravel()[::step], _QUANTILES)
+        values = channel.ravel() if mask is None else channel[mask.single != 0]
+        step = max(1, values.size // _QUANTILE_VOXELS)
+        low, high = np.quantile(values[::step], _QUANTILES)
         if not low < high:
-            low, high = channel.min(), channel.max()
+            low, high = values.min(), values.max()
         if not low < high:
-            raise DataError(f"the {name} image is constant ({low:g}); nothing can be compared")
+            where = "" if mask is None else " inside its mask"
+            raise DataError(
+                f"the {name} image is constant ({low:g}){where}; nothing can be compared"
+            )
         np.subtract(channel, low, out=target, casting="unsafe")
         target /= high - low
         np.clip(target, 0, 1, out=target)

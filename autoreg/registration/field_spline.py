@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from autoreg.field_plan import SplinePlan, StageName
 from autoreg.numerics.control_grid import ControlGrid
 from autoreg.registration.field_course import Course
 from autoreg.registration.field_level import Level
@@ -14,7 +15,6 @@ from autoreg.registration.placed_volume import support
 
 # Of a step: Gauss-Newton's curvature, summed up for each control point by itself, is too stiff.
 _RELAXATION = 1.4
-_CONJUGATE_GRADIENTS = 10
 # Of the step before that is added to a step: what is left over where images show little would
 # take many more steps otherwise.
 _MOMENTUM = 0.4
@@ -42,8 +42,32 @@ class SplineField:
         return cls(grid, velocity, grid.exponential(velocity))
 
 
+@dataclass(frozen=True)
+class Penalty:
+    """Half the integral of weight ((laplacian v)^2 + detail_mm^2 |grad laplacian v|^2).
+
+    Attributes:
+        weight: Of the whole, mm^2.
+        detail_mm: Of the second part, mm.
+    """
+
+    weight: float
+    detail_mm: float
+
+    def of(self, grid: ControlGrid) -> Tensor:
+        """Its curvature at each frequency of a grid, (*grid.shape)."""
+        squared = grid.laplacian / grid.spacing_mm**2
+        return self.weight * squared.square() * (1 + self.detail_mm**2 * squared)
+
+
 def optimise_spline(
-    level: Level, start: SplineField, weight: float, steps: int, course: Course
+    level: Level,
+    start: SplineField,
+    penalty: Penalty,
+    plan: SplinePlan,
+    steps: int,
+    course: Course,
+    stage: StageName = "spline",
 ) -> SplineField:
     """Improve a velocity at one resolution.
 
@@ -53,9 +77,11 @@ def optimise_spline(
     Args:
         level: The images.
         start: The velocity so far.
-        weight: Of the bending energy, half the integral of the squared Laplacian, mm^2.
+        penalty: Of the velocity.
+        plan: How steps are solved for.
         steps: At most.
         course: Is told of every step, and says when they no longer pay.
+        stage: What it is told that the steps belong to.
 
     Returns:
         The velocity.
@@ -64,17 +90,21 @@ def optimise_spline(
     at_voxels, at_blocks = (
         grid.matrices(p, field.velocity) for p in (level.voxels_mm(), level.blocks_mm())
     )
-    penalty = weight / grid.spacing_mm**4 * grid.laplacian.to(field.velocity).square()
+    stiffness = penalty.of(grid).to(field.velocity)
     course.begin()
+    best = field
     before: Tensor | float = 0.0
     for _ in range(steps):
         warped = level.warp(field.displacement, at_voxels)
         weights = level.weights_at(field.displacement, at_blocks)
         response = level.similarity(warped, weights)
-        if not course.goes_on("spline", level.voxel_mm, response.value):
-            break
+        goes_on = course.goes_on(stage, level.voxel_mm, response.value)
+        best = field if course.is_best else best
+        if not goes_on:
+            return best if course.astray else field
         pooled = _pooled(level, warped, response, grid, at_voxels)
-        step = _step(grid, pooled[:3], pooled[3:], field.velocity, penalty) + _MOMENTUM * before
+        step = _step(grid, pooled[:3], pooled[3:], field.velocity, stiffness, plan.inner_iterations)
+        step += _MOMENTUM * before
         step *= (
             torch.tensor([0.0 if flat else 1.0 for flat in level.flat]).to(step).view(3, 1, 1, 1)
         )
@@ -104,7 +134,12 @@ def _pooled(
 
 
 def _step(
-    grid: ControlGrid, force: Tensor, curvature: Tensor, velocity: Tensor, penalty: Tensor
+    grid: ControlGrid,
+    force: Tensor,
+    curvature: Tensor,
+    velocity: Tensor,
+    penalty: Tensor,
+    iterations: int,
 ) -> Tensor:
     """Solve (curvature + penalty) step = force - penalty velocity, by conjugate gradients.
 
@@ -121,15 +156,17 @@ def _step(
         bent = [dd * d + dh * h + dw * w, dh * d + hh * h + hw * w, dw * d + hw * h + ww * w]
         return grid.to_frequencies(torch.stack(bent)) + penalty * x
 
-    solution = _conjugate_gradients(apply, right, easy)
+    solution = _conjugate_gradients(apply, right, easy, iterations)
     return grid.from_frequencies(solution) * _RELAXATION
 
 
-def _conjugate_gradients(apply: Callable[[Tensor], Tensor], right: Tensor, easy: Tensor) -> Tensor:
+def _conjugate_gradients(
+    apply: Callable[[Tensor], Tensor], right: Tensor, easy: Tensor, iterations: int
+) -> Tensor:
     solution, residual = torch.zeros_like(right), right.clone()
     direction = easy * residual
     size = (residual * direction).sum()
-    for _ in range(_CONJUGATE_GRADIENTS):
+    for _ in range(iterations):
         if float(size) <= 0:
             break
         image = apply(direction)

@@ -1,5 +1,7 @@
 """Instance optimisation: the network's weights fine-tuned on one pair, then put back.
 
+A field on top of the network's maps is optimised by the same code: `registration.field_network`.
+
 Wrap it in `preserved`, read the result inside, and the next pair starts from the trained weights:
 
     with preserved(network):
@@ -99,10 +101,10 @@ def optimise(
     The norms use their running statistics; those stay, everything else changes (`preserved`).
 
     Args:
-        network: On the images' device.
+        network: On the images' device; a `FieldNetwork` where the plan wants a field optimised.
         objective: Of the pair.
         plan: Mode, steps, optimiser and stopping. Weight decay is the coupled one of Adam, so it
-            joins the gradient after projection.
+            joins the gradient after projection; a field has none, which would draw it to 0.
         on_step: Hears of every step when it is done, for a progress bar.
 
     Returns:
@@ -113,10 +115,11 @@ def optimise(
     """
     network.eval()
     parameters = list(network.requires_grad_(True).parameters())
+    weights = plan.optimised == "network"
     optimiser = torch.optim.Adam(
         parameters,
-        lr=plan.learning_rate,
-        weight_decay=plan.weight_decay,
+        lr=getattr(plan, _rate_name(plan)),
+        weight_decay=plan.weight_decay if weights else 0.0,
         amsgrad=plan.optimiser == "amsgrad",
     )
     coin = torch.Generator().manual_seed(plan.seed)
@@ -182,6 +185,10 @@ def _is_flat(totals: list[float], plan: InstanceOptimisationPlan) -> bool:
     return before - sum(totals[-window:]) / window < plan.flat_tolerance * abs(before)
 
 
+def _rate_name(plan: InstanceOptimisationPlan) -> Literal["learning_rate", "field_learning_rate"]:
+    return "learning_rate" if plan.optimised == "network" else "field_learning_rate"
+
+
 def _require_number(values: LossValues, step: int, plan: InstanceOptimisationPlan) -> None:
     if math.isfinite(values.total):
         return
@@ -191,7 +198,7 @@ def _require_number(values: LossValues, step: int, plan: InstanceOptimisationPla
         + (
             "the weights or images are not usable: check the model and both images"
             if step == 1
-            else f"lower instance_optimisation.learning_rate (now {plan.learning_rate:g}) in the "
-            "plan, or take fewer steps"
+            else f"lower instance_optimisation.{_rate_name(plan)} (now "
+            f"{getattr(plan, _rate_name(plan)):g}) in the plan, or take fewer steps"
         )
     )

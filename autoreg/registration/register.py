@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from autoreg.numerics.coordinates import slabs, unit_grid, unit_to_index_displac
 from autoreg.numerics.maps import CoordinateMap
 from autoreg.numerics.precision import float32_exactly
 from autoreg.plan import InstanceOptimisationPlan, Plan
+from autoreg.registration.field_network import FieldNetwork, optimised_network
 from autoreg.registration.instance_optimisation import Trace, TraceStep, optimise, preserved
 from autoreg.registration.objective import LossValues, Objective, PairObjective
 from autoreg.registration.prepare import Prepared
@@ -77,6 +78,7 @@ def register(
 
     Raises:
         GeometryError: if the images were prepared on different grids.
+        PlanError: if `io` does not go with the plan.
         AutoregError: if the loss or the displacement is not a number.
     """
     start = time.perf_counter()
@@ -85,7 +87,8 @@ def register(
             f"fixed and moving were prepared differently: {tuple(fixed.image.shape)} and "
             f"{tuple(moving.image.shape)} (1, C, D, H, W); prepare both with one plan"
         )
-    io = io or plan.instance_optimisation
+    # With the plan's own checks of what goes together.
+    io = replace(plan, instance_optimisation=io or plan.instance_optimisation).instance_optimisation
     trace, after = None, None
     if io.mode == "none" or io.steps == 0:
         with eval_mode(network), torch.no_grad():
@@ -94,9 +97,10 @@ def register(
     else:
         objective = objective or Objective.from_plan(plan)
         pair = objective.bind(moving.image, fixed.image, moving.mask, fixed.mask)
-        with preserved(network):
-            trace = optimise(network, pair, io, on_step)
-            field, after = _result(network, pair, fixed, io)
+        optimised = optimised_network(network, pair.moving, pair.fixed, io)
+        with preserved(optimised):
+            trace = optimise(optimised, pair, io, on_step)
+            field, after = _result(optimised, pair, fixed, io)
     return Registration(
         transform=_transform(field, fixed, moving),
         u_vox=field.u_vox,
@@ -114,7 +118,10 @@ def _result(
     fixed: Prepared,
     io: InstanceOptimisationPlan,
 ) -> tuple[DisplacementField, LossValues]:
-    maps = network(pair.moving, pair.fixed)
+    if isinstance(network, FieldNetwork):
+        maps = network.result()
+    else:
+        maps = network(pair.moving, pair.fixed)
     # The points of the first step, so that the losses before and after are comparable.
     noise = torch.Generator().manual_seed(io.seed)
     loss = pair(maps, noise).values()

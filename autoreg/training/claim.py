@@ -12,13 +12,14 @@ from autoreg.plan import Plan
 from autoreg.training.checkpoint import Checkpoint, load_checkpoint
 from autoreg.training.comparison import plan_differences
 from autoreg.training.model_folder import PLAN_FILE, WHICH, checkpoint_path
+from autoreg.training.refinement_record import REFINEMENT_FILE, decision
 
 logger = logging.getLogger(__name__)
 
 LOG_NAME = "training.log"
 _WRITTEN = (
     *(f"checkpoint_{which}.pt" for which in WHICH),
-    LOG_NAME, "progress.json", "progress.png", "validation.json",
+    LOG_NAME, "progress.json", "progress.png", "validation.json", REFINEMENT_FILE,
 )  # fmt: skip
 
 
@@ -87,13 +88,14 @@ def _set_aside(model: Path, folder: Path) -> None:
     logger.info("the earlier training is kept as the model folder %s", kept)
 
 
-def resumable(model: Path, fold: str, plan: Plan) -> Checkpoint:
+def resumable(model: Path, fold: str, plan: Plan, *, finished_too: bool = False) -> Checkpoint:
     """The checkpoint that --continue starts from.
 
     Args:
         model: Model folder.
         fold: Its fold.
         plan: By which the training is to go on.
+        finished_too: Whether a finished training will do.
 
     Raises:
         CheckpointError: if there is nothing to continue, or another plan was trained by.
@@ -111,10 +113,29 @@ def resumable(model: Path, fold: str, plan: Plan) -> Checkpoint:
             f"--continue: {path} was trained by another plan: {'; '.join(differences)}. Give the "
             "command and plans.json of the first run, or start anew with --overwrite"
         )
-    final = checkpoint_path(model, fold, "final")  # missing if the end came while it was written
-    if checkpoint.epoch >= plan.training.epochs and final.exists():
+    if is_finished(model, fold, checkpoint) and not finished_too:
         raise CheckpointError(
             f"--continue: nothing to continue, {path} has all its {checkpoint.epoch} epochs; to "
             f"train further, start from it with --pretrained {path.parent} and another --results"
         )
     return checkpoint
+
+
+def is_finished(model: Path, fold: str, latest: Checkpoint) -> bool:
+    """Whether a training is over; the final checkpoint lacks if the end came while it was written.
+
+    Args:
+        model: Model folder.
+        fold: Its fold.
+        latest: Its checkpoint_latest.pt.
+    """
+    final = checkpoint_path(model, fold, "final")
+    return latest.epoch >= latest.plan.training.epochs and final.exists()
+
+
+def refinement_is_open(model: Path, fold: str) -> bool:
+    """Whether prediction waits for a measurement to know if a fold's results are to be refined."""
+    if not (model / PLAN_FILE).is_file():
+        return False
+    refine = load_record(Plan, model / PLAN_FILE).instance_optimisation.refine
+    return decision(refine, model / f"fold_{fold}").is_open

@@ -56,9 +56,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes that load and augment; 0: none (default: processors - 1, at most 8)",
     )
+    add(
+        "--no-refinement-check",
+        action="store_true",
+        help="do not measure in the end whether refinement helps; --continue makes up for it",
+    )
     add("--no-progress", action="store_true", help="no progress bar")
     add_device_flag(parser)
-    add_path_flags(parser, "preprocessed", "results")
+    add_path_flags(parser, "raw", "preprocessed", "results")
     return parser
 
 
@@ -96,7 +101,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from autoreg.training.overrides import Overrides
     from autoreg.training.run import TrainingRequest, run_training
 
-    paths = resolve_paths(preprocessed=arguments.preprocessed, results=arguments.results)
+    paths = resolve_paths(arguments.raw, arguments.preprocessed, arguments.results)
     request = TrainingRequest(
         dataset=arguments.dataset,
         preprocessed=paths.preprocessed,
@@ -110,6 +115,8 @@ def _train(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
         device=resolve_device(arguments.device),
         show_progress=not arguments.no_progress,
+        raw=paths.raw,
+        refinement_check=not arguments.no_refinement_check,
     )
     with logging_redirect_tqdm():
         folder = run_training(request)

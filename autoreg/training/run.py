@@ -22,10 +22,17 @@ from autoreg.registration.objective import Objective
 from autoreg.training.augmentation import PairAugmentation
 from autoreg.training.batches import open_batches
 from autoreg.training.checkpoint import Checkpoint
-from autoreg.training.claim import LOG_NAME, claim, resumable
+from autoreg.training.claim import (
+    LOG_NAME,
+    claim,
+    is_finished,
+    refinement_is_open,
+    resumable,
+)
 from autoreg.training.draws import CYCLE, Draws, make_draws
 from autoreg.training.environment import log_file
 from autoreg.training.overrides import Overrides, override
+from autoreg.training.refinement import decide_refinement
 from autoreg.training.splits import FoldPairs, fold_pairs
 from autoreg.training.state import (
     TrainingState,
@@ -59,6 +66,9 @@ class TrainingRequest:
         workers: Loading processes; None: one fewer than processors, at most 8; 0: none.
         device: Where to train.
         show_progress: Whether to draw a progress bar.
+        raw: Folder of raw data sets, where the original images for `refinement_check` lie.
+        refinement_check: Whether to measure in the end if refinement helps, where the plan leaves
+            it to that.
     """
 
     dataset: str
@@ -73,6 +83,8 @@ class TrainingRequest:
     workers: int | None = None
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
     show_progress: bool = True
+    raw: Path | None = None
+    refinement_check: bool = True
 
 
 def run_training(request: TrainingRequest) -> Path:
@@ -96,16 +108,22 @@ def run_training(request: TrainingRequest) -> Path:
     _require_prepared(prepared, fold, plan)
     draws = make_draws(plan.training, fold)
     model = request.results / plan.dataset / plan.configuration
-    checkpoint = None
+    checkpoint, finished = None, False
     if request.resume:
-        checkpoint = resumable(model, fold.fold, plan)
+        due = request.refinement_check and refinement_is_open(model, fold.fold)
+        checkpoint = resumable(model, fold.fold, plan, finished_too=due)
+        finished = is_finished(model, fold.fold, checkpoint)
     elif request.pretrained is not None:
         checkpoint = load_pretrained(plan, request.pretrained)
     if not request.resume:
         claim(model, fold.fold, plan, overwrite=request.overwrite)
     folder = model / f"fold_{fold.fold}"
     with log_file(folder / LOG_NAME):
-        _train(request, plan, fold, draws, prepared, checkpoint, folder)
+        if not finished:
+            _train(request, plan, fold, draws, prepared, checkpoint, folder)
+        if request.refinement_check and refinement_is_open(model, fold.fold):
+            raw = None if request.raw is None else request.raw / dataset.name
+            decide_refinement(model, fold, raw, request.device)
     return folder
 
 

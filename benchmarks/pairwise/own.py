@@ -39,9 +39,9 @@ def run_preset(preset: str, folder: Path, threads: int = 2) -> Measured:
 
 
 def recorded_cpu_seconds(result: Path) -> float:
-    """CPU seconds of the optimisation in a result.json, NaN where it has none."""
-    stages = json.loads(result.read_text()).get("stages", {})
-    return float(stages.get("optimisation_cpu", float("nan")))
+    """CPU seconds of the optimisation in a result.json."""
+    found = json.loads(result.read_text())["field_optimisation"]
+    return float(found["cpu_seconds"])
 
 
 def run_function(name: str, function: str, folder: Path, threads: int = 2) -> Measured:

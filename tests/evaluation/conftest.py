@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from known_transforms import sampled_mm
 
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.resampling import resample_volume
-from autoreg.geometry.transforms import DisplacementField, invert_on_grid, sample_displacement_mm
+from autoreg.geometry.transforms import DisplacementField, invert_on_grid
 from autoreg.geometry.volume import Volume
 from autoreg.io.images import write_image
 from autoreg.io.landmarks import write_landmarks
@@ -97,9 +98,7 @@ def write_pair(root, case="fixed__moving", seed=0, perfect=True):
     write_landmarks(inputs / "fixed.csv", fixed_points)
     write_landmarks(inputs / "moving.csv", truth.map_points(fixed_points))
 
-    write_displacement(
-        folder / "displacement.nii.gz", sample_displacement_mm(estimate, fixed_grid), fixed_grid
-    )
+    write_displacement(folder / "displacement.nii.gz", sampled_mm(estimate, fixed_grid), fixed_grid)
     inverse_mm, _ = invert_on_grid(estimate, moving_grid)
     write_displacement(folder / "inverse_displacement.nii.gz", inverse_mm, moving_grid)
     write_image(folder / "warped.nii.gz", resample_volume(moving, estimate, fixed_grid))

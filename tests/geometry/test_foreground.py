@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
 
-from autoreg.geometry.foreground import foreground_centre_mm, foreground_mask
+from autoreg.geometry.foreground import (
+    bright_background,
+    foreground_centre_mm,
+    foreground_mask,
+)
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.volume import Volume
 
@@ -31,11 +35,39 @@ def hounsfield(body):
     return np.where(body, noise(-120, 60), np.where(padded, -3024.0, noise(-1010, -990, seed=1)))
 
 
-@pytest.mark.parametrize("make", [stripped, noisy_background, hounsfield])
+def negative(body):
+    return 100 - stripped(body)
+
+
+def wide_negative(body):
+    """Its negative would look like Hounsfield units."""
+    return 40 * (100 - stripped(body))
+
+
+def noisy_negative(body):
+    return 100 - np.where(body, noise(60, 100), noise(0, 8, seed=1))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [stripped, noisy_background, hounsfield, negative, wide_negative, noisy_negative],
+)
 def test_the_foreground_is_the_body_whatever_the_intensities(make):
     body = ball((11, 14, 9), 7)
     mask = foreground_mask(make(body).astype(np.float32))
     np.testing.assert_array_equal(mask, body)
+
+
+def test_only_a_background_of_one_bright_value_is_bright():
+    body = ball((11, 14, 9), 7)
+    assert bright_background(negative(body)) == 100
+    assert bright_background(wide_negative(body)) == 4000
+    assert bright_background(noisy_negative(body)) == pytest.approx(96, abs=2)
+    for dark in (stripped, noisy_background, hounsfield):
+        assert bright_background(dark(body)) is None
+    assert bright_background(np.full(SHAPE, 7.0)) is None
+    assert bright_background(noise(0, 100)) is None  # a field of view within the body
+    assert bright_background(negative(body)[9:10]) == 100
 
 
 def test_holes_belong_to_it_and_small_parts_do_not():

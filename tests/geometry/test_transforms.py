@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from known_transforms import sampled_mm
 from spaces import DIRECTIONS, make_geometry, smooth_image
 from torch.nn import functional
 
@@ -13,7 +14,6 @@ from autoreg.geometry.transforms import (
     Composite,
     DisplacementField,
     invert_on_grid,
-    sample_displacement_mm,
 )
 from autoreg.geometry.volume import Volume
 
@@ -151,7 +151,7 @@ def test_sampled_displacement_is_what_points_do(orientation):
     fixed = make_geometry(orientation, SIZE, SPACING, CENTRE)
     coarse = fixed.resized((5, 8, 9))
     transform = Composite((_smooth_field(coarse, 0.5), Affine(_shift_matrix(3, -2, 1))))
-    u_mm = sample_displacement_mm(transform, fixed)
+    u_mm = sampled_mm(transform, fixed)
     assert u_mm.dtype == np.float32
     voxel = (7, 3, 11)
     point = fixed.to_world(voxel)[None]

@@ -3,15 +3,21 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from known_transforms import itk_field, itk_points, points_in, smooth_field, turned
+from known_transforms import itk_field, itk_points, points_in, sampled_mm, smooth_field, turned
 from spaces import DIRECTIONS, make_geometry, smooth_image
 
-from autoreg.geometry.transforms import Composite, DisplacementField, sample_displacement_mm
+from autoreg.geometry.transforms import Composite, DisplacementField
 from autoreg.geometry.volume import Volume
-from autoreg.inference.cli_transforms import main_apply
+from autoreg.inference.cli_transforms import POINT_ENDINGS, main_apply
 from autoreg.io.images import read_geometry, read_image, write_image
 from autoreg.io.itk_transforms import write_itk_transform
-from autoreg.io.landmarks import read_landmarks, read_voxel_landmarks, write_landmarks
+from autoreg.io.landmarks import (
+    LANDMARK_SUFFIXES,
+    read_landmarks,
+    read_named_landmarks,
+    read_voxel_landmarks,
+    write_landmarks,
+)
 from autoreg.io.planar import lifted_geometry
 from autoreg.io.transforms import write_displacement
 
@@ -32,7 +38,7 @@ def folder(tmp_path, fixed):
     write_image(tmp_path / "labels.nii.gz", Volume(labels, moving, "label"), np.uint16)
     scan = Volume.intensity(image * 1000, moving)
     write_image(tmp_path / "scan.nii.gz", scan, np.int16)
-    u_mm = sample_displacement_mm(smooth_field(fixed), fixed)
+    u_mm = sampled_mm(smooth_field(fixed), fixed)
     write_displacement(tmp_path / "warp.nii.gz", u_mm, fixed)
     write_itk_transform(tmp_path / "affine.mat", [turned(fixed.centre_mm, (0.5, -1, 1))], 3)
     return tmp_path
@@ -149,6 +155,37 @@ def test_points_in_voxels(folder, chain, fixed):
     np.testing.assert_allclose([float(v) for v in first.split(",")], index, atol=1e-4)
 
 
+def test_points_of_slicer_obey_their_frame_and_keep_their_names(folder, chain, fixed):
+    points = points_in(fixed, 3)
+    header = "# Markups fiducial file version = 4.11\n# CoordinateSystem = RAS\n"
+    lines = [f"{n},{-x},{-y},{z},0,0,0,1,1,1,0,P{n},," for n, (x, y, z) in enumerate(points)]
+    (folder / "points.fcsv").write_text(header + "\n".join(lines))
+    expected = itk_points(chain, points)
+    for source, out in (("points.fcsv", "moved.mrk.json"), ("points.fcsv", "moved.fcsv")):
+        assert _apply(folder, "-i", source, *CHAIN, "-o", out) == 0
+        found = read_named_landmarks(folder / out)
+        np.testing.assert_allclose(found.points_mm, expected, atol=1e-4)
+        assert found.names == ("P0", "P1", "P2")
+    assert _apply(folder, "-i", "points.fcsv", *CHAIN, "-o", "moved.csv") == 0
+    np.testing.assert_allclose(read_landmarks(folder / "moved.csv"), expected, atol=1e-4)
+    assert POINT_ENDINGS == LANDMARK_SUFFIXES
+
+
+@pytest.mark.parametrize("ending", [".tfm", ".h5"])
+def test_a_b_spline_is_simpleitks(folder, ending):
+    reference = sitk.ReadImage(str(folder / "fixed.nii.gz"))
+    spline = sitk.BSplineTransformInitializer(reference, (3, 4, 2))
+    rng = np.random.default_rng(0)
+    spline.SetParameters(rng.uniform(-2, 2, len(spline.GetParameters())))
+    sitk.WriteTransform(spline, str(folder / f"spline{ending}"))
+    on_grid = ("-t", f"spline{ending}", "-r", "fixed.nii.gz")
+    assert _apply(folder, "-i", "moving.nii.gz", *on_grid, "-o", "out.nii.gz") == 0
+    _, expected = _resampled(folder, "moving.nii.gz", spline, sitk.sitkLinear)
+    ours = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "out.nii.gz")))
+    assert (np.abs(ours - expected) > 3e-4).mean() < 1e-3
+    assert (expected != 0).mean() > 0.2
+
+
 def test_the_jacobian_is_that_of_the_whole_chain_in_millimetres(folder, chain, fixed):
     assert _apply(folder, "--jacobian", "determinant", *CHAIN, "-o", "jacobian.nii.gz") == 0
     determinant = read_image([folder / "jacobian.nii.gz"], "intensity").single
@@ -186,7 +223,7 @@ def simple(tmp_path):
     """One orientation is enough for what follows."""
     grid = make_geometry("RAS", (9, 8, 7), (1.0, 1.5, 2.0), (7, -20, 30))
     write_image(tmp_path / "image.nii.gz", Volume.intensity(smooth_image(grid), grid))
-    u_mm = sample_displacement_mm(smooth_field(grid), grid)
+    u_mm = sampled_mm(smooth_field(grid), grid)
     write_displacement(tmp_path / "warp.nii.gz", u_mm, grid)
     return tmp_path, grid
 
@@ -201,7 +238,8 @@ def simple(tmp_path):
         (("-i", "image.nii.gz", "-o", "out.jpg"), "out.jpg: unknown ending"),
         (("-i", "image.nii.gz", "-o", "image.nii.gz/out.nii.gz"), "is a file"),
         (("-i", "image.nii.gz", "-o", "out.nii.gz", "--kind", "labels"), "not whole numbers"),
-        (("-i", "image.nii.gz", "-o", "out.nii.gz", "--kind", "points"), "from .csv alone"),
+        (("-i", "image.nii.gz", "-o", "out.nii.gz", "--kind", "points"), ".mrk.json alone"),
+        (("-i", "p.fcsv", "-o", "out.csv", "--voxels", "--moving", "image.nii.gz"), "are in mm"),
         (("-i", "image.nii.gz", "-o", "out.nii.gz", "--voxels"), "--voxels does nothing"),
         (("-i", "image.nii.gz", "-o", "out.nii.gz", "-r", "plane.nii.gz"), "a 2-D image, but"),
         (("-i", "plane.nii.gz", "-o", "out.nii.gz"), "a 2-D image, but"),
@@ -266,7 +304,7 @@ def test_folds_are_counted(simple, caplog):
     folder, grid = simple
     u_vox = np.zeros((3, *grid.shape), np.float32)
     u_vox[2, 2:5, 2:6, 3], u_vox[2, 2:5, 2:6, 5] = 4, -4
-    u_mm = sample_displacement_mm(DisplacementField(u_vox, grid), grid)
+    u_mm = sampled_mm(DisplacementField(u_vox, grid), grid)
     write_displacement(folder / "folded.nii.gz", u_mm, grid)
     inverse = ("-t", "inverse:folded.nii.gz", "-r", "image.nii.gz")
     assert _apply(folder, "-i", "image.nii.gz", *inverse, "-o", "out.nii.gz") == 0
@@ -288,7 +326,7 @@ def test_folds_are_counted(simple, caplog):
 def test_two_dimensional_images(tmp_path):
     plane = lifted_geometry((16, 14), (1.5, 1.0), (3.0, -4.0), (0.6, -0.8, 0.8, 0.6))
     field = smooth_field(plane, 1.0)
-    u_mm = sample_displacement_mm(field, plane)
+    u_mm = sampled_mm(field, plane)
     write_displacement(tmp_path / "warp.nii.gz", u_mm, plane, 2)
     moving = sitk.GetImageFromArray(smooth_image(plane)[0])
     moving.SetSpacing((1.5, 1.0))

@@ -4,10 +4,10 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from known_transforms import itk_field, itk_points, points_in, smooth_field, turned
+from known_transforms import itk_field, itk_points, points_in, sampled_mm, smooth_field, turned
 from spaces import DIRECTIONS, make_geometry
 
-from autoreg.geometry.transforms import Affine, Composite, sample_displacement_mm
+from autoreg.geometry.transforms import Affine, Composite
 from autoreg.geometry.volume import Volume
 from autoreg.inference.cli_transforms import main_convert
 from autoreg.io.images import write_image
@@ -27,7 +27,7 @@ def folder(tmp_path, fixed):
     moving = make_geometry("LAS", (11, 13, 9), (1.7, 1.2, 1.9), (9, -21, 33))
     write_image(tmp_path / "fixed.nii.gz", Volume.intensity(np.zeros(fixed.shape), fixed))
     write_image(tmp_path / "moving.nii.gz", Volume.intensity(np.zeros(moving.shape), moving))
-    u_mm = sample_displacement_mm(smooth_field(fixed), fixed)
+    u_mm = sampled_mm(smooth_field(fixed), fixed)
     write_displacement(tmp_path / "warp.nii.gz", u_mm, fixed)
     write_itk_transform(tmp_path / "affine.mat", [turned(fixed.centre_mm)], 3)
     return tmp_path
@@ -128,6 +128,26 @@ def test_affine_maps(folder, fixed, judge):
     np.testing.assert_allclose(itk_points(inverse, itk_points(affine, points)), points, atol=1e-9)
 
 
+def test_a_b_spline_stays_exact_in_itks_files_and_is_sampled_in_others(folder, fixed):
+    reference = sitk.ReadImage(str(folder / "fixed.nii.gz"))
+    spline = sitk.BSplineTransformInitializer(reference, (2, 3, 2))
+    rng = np.random.default_rng(0)
+    spline.SetParameters(rng.uniform(-1, 1, len(spline.GetParameters())))
+    affine = sitk.ReadTransform(str(folder / "affine.mat"))
+    judge = sitk.CompositeTransform([affine, spline])
+    sitk.WriteTransform(judge, str(folder / "both.h5"))
+    points = points_in(fixed)
+    assert _convert(folder, "both.h5", "-o", "again.tfm") == 0
+    again = sitk.ReadTransform(str(folder / "again.tfm"))
+    np.testing.assert_allclose(itk_points(again, points), itk_points(judge, points), atol=1e-9)
+    assert _convert(folder, "both.h5", "-o", "field.nii.gz", "--reference", "fixed.nii.gz") == 0
+    nodes = _nodes(fixed)
+    field = itk_field(folder / "field.nii.gz")
+    np.testing.assert_allclose(itk_points(field, nodes), itk_points(judge, nodes), atol=2e-5)
+    inverse = ("inverse:both.h5", "-o", "inverse.h5", "--reference", "fixed.nii.gz")
+    assert _convert(folder, *inverse) == 0
+
+
 def test_the_inverse_of_a_field_is_solved_on_a_grid(folder, fixed):
     reference = ("--reference", "fixed.nii.gz")
     for out in ("inverse.nii.gz", "inverse.h5"):
@@ -192,7 +212,7 @@ def test_bad_input_gets_one_clear_message(simple, capsys, arguments, message):
 def test_two_dimensional_transforms(tmp_path):
     plane = lifted_geometry((9, 8), (1.5, 2.0), (3.0, -4.0), (0.6, -0.8, 0.8, 0.6))
     field = smooth_field(plane)
-    write_displacement(tmp_path / "u.nii.gz", sample_displacement_mm(field, plane), plane, 2)
+    write_displacement(tmp_path / "u.nii.gz", sampled_mm(field, plane), plane, 2)
     euler = sitk.Euler2DTransform((3.0, -4.0), 0.2, (1.0, 2.0))
     sitk.WriteTransform(euler, str(tmp_path / "turn.tfm"))
     assert _convert(tmp_path, "u.nii.gz", "turn.tfm", "-o", "both.h5") == 0

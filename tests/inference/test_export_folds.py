@@ -6,15 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from known_transforms import sampled_mm
 from tiny_models import ORIENTATIONS, save_model, sitk_image, tiny_plan
 
+from autoreg.evaluation.exported_field import exported_field, field_record
 from autoreg.evaluation.fields import ndv, voxel_displacement
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.resampling import resample_volume, sample_displacement_known
-from autoreg.geometry.transforms import Affine, Composite, DisplacementField, sample_displacement_mm
+from autoreg.geometry.transforms import Affine, Composite, DisplacementField
 from autoreg.inference import predictor
 from autoreg.inference.cli import main_predict
-from autoreg.inference.exported_field import exported_field, field_record
 from autoreg.io.images import read_image
 from autoreg.io.landmarks import read_landmarks, write_landmarks
 from autoreg.io.result import read_result
@@ -162,7 +163,7 @@ def test_the_files_of_a_sound_registration_are_its_very_samples(tmp_path, monkey
     _, folder, _ = predict(tmp_path, monkeypatch, 0)
     u_mm, grid = read_displacement(folder / "displacement.nii.gz")
     # up to the rounding of the grid in the header
-    np.testing.assert_allclose(u_mm, sample_displacement_mm(kept[0], grid), atol=1e-5)
+    np.testing.assert_allclose(u_mm, sampled_mm(kept[0], grid), atol=1e-5)
     field = read_result(folder).field
     assert (field.repaired_voxels, field.repaired_maximum_mm) == (0, 0)
 

@@ -80,6 +80,84 @@ def test_another_contrast_is_noticed(contrast):
     )
 
 
+def test_bright_backgrounds_are_registered_as_dark_ones():
+    fixed, moving = pair(2)
+    moving = moving[:60, :]  # a part of the fixed image lies beyond the moving one
+    dark = register_pair(fixed, moving, PairOptions(align="rigid"), device="cpu")
+    result = register_pair(1000 - fixed, 1000 - moving, PairOptions(align="rigid"), device="cpu")
+    assert result.plan.similarity == "lncc"
+    points = inner_points(dimension=2)
+    shared = points[result.pair.moving.geometry.contains(result.transform.map_points(points))]
+    assert len(shared) > 100
+    apart = result.transform.map_points(shared) - dark.transform.map_points(shared)
+    assert np.linalg.norm(apart, axis=1).mean() < 0.1
+    # Beyond the moving image lies its background, and not a black bar.
+    assert result.pair.outside == pytest.approx((1000,), abs=0.1)
+    assert dark.pair.outside == (0,)
+    assert result.warped.single.max() == pytest.approx(1000, abs=1)
+
+
+def stacked(first, second):
+    """Two channels of a SimpleITK image."""
+    return sitk.Compose(*(sitk.Cast(image, sitk.sitkFloat32) for image in (first, second)))
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_a_channel_without_information_does_not_keep_the_others_from_being_registered(dimension):
+    rng = np.random.default_rng(0)
+    images = pair(dimension)
+    both = []
+    for image in images:
+        noise = sitk.GetImageFromArray(rng.random(image.GetSize()[::-1]).astype(np.float32))
+        noise.CopyInformation(image)
+        both.append(stacked(noise, image))
+    result = register_pair(*both, device="cpu")
+    assert result.plan.similarity == "lncc"
+    assert error_mm(result, dimension).mean() < 0.4 * VOXEL_MM[dimension]
+    assert result.warped.array.shape[0] == 2
+    fixed, warped = sitk.GetArrayFromImage(images[0]).ravel(), result.warped.array[1].ravel()
+    assert np.corrcoef(fixed[fixed > 100], warped[fixed > 100])[0, 1] > 0.95
+
+
+def test_a_bright_tool_outside_the_moving_mask_does_not_mislead_the_start():
+    """Alignment and choice of the similarity are as if it were not there."""
+    fixed, moving = pair(2)
+    array = sitk.GetArrayFromImage(moving)
+    mask = np.ones(array.shape, dtype=np.uint8)
+    array[:, :22], mask[:, :26] = 8000, 0
+    array[20:30, :40], mask[16:34, :44] = 8000, 0
+    with_tool, inside = sitk.GetImageFromArray(array), sitk.GetImageFromArray(mask)
+    for image in (with_tool, inside):
+        image.CopyInformation(moving)
+    fast = PairOptions("fast")
+    found, plain = (
+        register_pair(fixed, image, fast, moving_mask=inside, device="cpu")
+        for image in (with_tool, moving)
+    )
+    assert found.plan.similarity == "lncc"
+    assert found.alignment.kept == plain.alignment.kept == "aligned"
+    np.testing.assert_allclose(
+        found.alignment.transform.matrix, plain.alignment.transform.matrix, atol=1e-6
+    )
+    assert found.aligned.correlation == pytest.approx(plain.aligned.correlation, abs=1e-3)
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_where_the_moving_image_shows_a_part_alone_that_part_is_right(dimension):
+    fixed, moving = pair(dimension, moving_orientation="LPS")
+    half = moving[moving.GetSize()[0] * 3 // 8 :]
+    result = register_pair(fixed, half, device="cpu")
+    points = inner_points(dimension=dimension)
+    truth = points + displacement_mm(points)
+    geometry = result.pair.moving.geometry
+    index, size = geometry.to_index(truth), np.array(geometry.shape)
+    inside = ((index >= 2) & (index <= size - 3) | (size == 1)).all(axis=1)
+    assert 0.3 < inside.mean() < 0.95
+    assert error_mm(result, dimension)[inside].mean() < 0.4 * VOXEL_MM[dimension]
+    there = result.inverse.map_points(result.transform.map_points(points[inside]))
+    assert np.linalg.norm(there - points[inside], axis=1).mean() < 0.05 * VOXEL_MM[dimension]
+
+
 def test_one_contrast_is_registered_with_lncc(registered):
     _, result = registered
     assert result.plan.similarity == "lncc"

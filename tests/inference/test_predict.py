@@ -157,6 +157,38 @@ def test_io_flags_replace_the_plans_values(tmp_path, pair_folder, model):
     assert plan["instance_optimisation"]["seed"] == 5
 
 
+def test_a_field_on_top_of_the_networks_maps_is_optimised_instead(tmp_path, pair_folder, model):
+    flags = ("--io", "vanilla", "--io-steps", "2")
+    run(pair_folder, tmp_path / "none", model, "--io", "none")
+    run(pair_folder, tmp_path / "weights", model, *flags)
+    run(pair_folder, tmp_path / "field", model, *flags, "--io-optimised", "displacements")
+    results = [result(tmp_path / out, "two") for out in ("none", "weights", "field")]
+    assert [r["optimisation"]["optimised"] for r in results] == [None, "network", "displacements"]
+    assert results[2]["optimisation"]["steps"] == 2
+    assert results[2]["loss_after"]["total"] < results[2]["loss_before"]["total"]
+    assert len({r["request"] for r in results}) == 3
+    fields = [
+        array(sitk.ReadImage(str(tmp_path / out / "two" / "displacement.nii.gz")))
+        for out in ("none", "weights", "field")
+    ]
+    assert np.abs(fields[2] - fields[0]).max() > 0.1
+    assert np.abs(fields[2] - fields[1]).max() > 0.1
+
+
+def test_a_model_folder_or_others_files_are_not_overwritten(tmp_path, pair_folder, model, capsys):
+    before = (model / "plan.json").read_text("utf-8")
+    assert run(pair_folder, model, model, "--io", "none") == 2
+    assert "holds a trained model" in capsys.readouterr().err
+    assert (model / "plan.json").read_text("utf-8") == before
+    theirs = tmp_path / "out" / "one" / "warped.nii.gz"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    assert run(pair_folder, tmp_path / "out", model, "--io", "none") == 2
+    assert [path.name for path in theirs.parent.iterdir()] == ["warped.nii.gz"]
+    assert theirs.read_text() == "mine"
+    assert result(tmp_path / "out", "two")["case"] == "two"
+
+
 def stamps(out):
     return {p: p.stat().st_mtime_ns for p in out.glob("*/*.nii.gz")}
 
@@ -338,6 +370,8 @@ def test_two_channels_in_numbered_files(tmp_path):
     [
         (["--io", "none", "--io-steps", "3"], "--io-steps: does nothing with --io none"),
         (["--io", "vanilla", "--io-projection", "both"], "--io-projection: does nothing"),
+        (["--io", "none", "--io-optimised", "velocity"], "--io-optimised: does nothing with --io"),
+        (["--io-optimised", "velocity"], 'use "displacements", or "diffusion" or "bending"'),
         (["--split", "test"], "--split test: does nothing"),
         (["--num-parts", "2", "--part-id", "2"], "--part-id 2 of --num-parts 2: expected 0 to 1"),
         (["--gpus", "0", "--num-parts", "2"], "--gpus sets --num-parts"),

@@ -197,6 +197,7 @@ def test_results_of_an_earlier_run_are_replaced_and_other_files_stay(registered,
     out = tmp_path / "out"
     out.mkdir()
     (out / "warped_labels.nii.gz").write_text("old")
+    (out / "result.json").write_text('{"format": 2, "case": "out", "inputs": {}}')
     (out / "notes.txt").write_text("mine")
     pair_flags = ("-f", inputs / "fixed.nii.gz", "-m", inputs / "moving.nii.gz", "-o", out)
     status, *_ = run(capsys, *pair_flags, "--preset", "fast")
@@ -263,7 +264,12 @@ def test_flags_that_do_nothing_are_refused(model, tmp_path, capsys):
     for image in ("f", "m"):
         sitk.WriteImage(pair(2)[0], str(tmp_path / f"{image}.nii.gz"))
     flags = ("-f", tmp_path / "f.nii.gz", "-m", tmp_path / "m.nii.gz", "-o", tmp_path / "out")
-    for more in (("--io", "none"), ("--model", model, "--align", "rigid")):
+    for more in (
+        ("--io", "none"),
+        ("--io-optimised", "network"),
+        ("--model", model, "--align", "rigid"),
+        ("--model", model, "--io", "none", "--io-optimised", "displacements"),
+    ):
         status, _, error = run(capsys, *flags, *more)
         assert status == 2
         assert "drop" in error

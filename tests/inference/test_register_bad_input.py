@@ -15,6 +15,9 @@ from autoreg.inference.export import clear_case
 from autoreg.registration.align_settings import AlignmentKind
 from autoreg.registration.field_presets import PRESETS as KNOWN_PRESETS
 
+# Enough of one to be known as a result.
+RESULT = '{"format": 3, "case": "out", "inputs": {}}'
+
 
 def array_image(array, like=None):
     image = sitk.GetImageFromArray(array)
@@ -129,11 +132,36 @@ def test_inputs_are_never_overwritten(files, capsys):
 def test_a_failed_run_keeps_the_earlier_result_and_leaves_the_reason(files, capsys):
     out = files / "out"
     out.mkdir()
-    (out / "result.json").write_text("{}")
+    (out / "result.json").write_text(RESULT)
     flags = ["-f", str(files / "f.nii.gz"), "-m", str(files / "far.nii.gz"), "-o", str(out)]
     assert main([*flags, "--align", "none"]) == 2
-    assert (out / "result.json").read_text() == "{}"
+    assert (out / "result.json").read_text() == RESULT
     assert "do not overlap" in (out / "unfinished.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        ({"plan.json": "{}", "fold_0/checkpoint_final.pt": ""}, "holds plan.json, but no result"),
+        ({"warped.nii.gz": "mine"}, "holds warped.nii.gz"),
+        ({"warped_0001.nii.gz": "mine"}, "holds warped_0001.nii.gz"),
+        ({"result.json": '{"accuracy": 1}', "trace.csv": ""}, "holds result.json, trace.csv"),
+    ],
+)
+def test_files_that_are_no_results_are_never_overwritten(files, capsys, theirs, said):
+    out = files / "theirs"
+    for name, text in theirs.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(text)
+    flags = ["-f", str(files / "f.nii.gz"), "-m", str(files / "m.nii.gz"), "-o", str(out)]
+    for _ in range(2):  # a refused run leaves nothing that would allow the next one
+        assert main(flags) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+        found = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+        assert found == set(theirs)
+    assert all((out / name).read_text() == text for name, text in theirs.items())
 
 
 def test_bad_input_leaves_no_folder_behind(files, capsys):

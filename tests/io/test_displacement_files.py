@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from known_transforms import sampled_mm
 from spaces import DIRECTIONS, make_geometry, smooth_image
 from torch.nn import functional
 
 from autoreg.errors import DataError, GeometryError, UsageError
 from autoreg.geometry.resampling import resample_volume
-from autoreg.geometry.transforms import Affine, Composite, DisplacementField, sample_displacement_mm
+from autoreg.geometry.transforms import Affine, Composite, DisplacementField
 from autoreg.geometry.volume import Volume
 from autoreg.io.images import read_image, to_sitk, write_image
 from autoreg.io.planar import lifted_geometry
@@ -112,9 +113,7 @@ def test_simpleitk_alone_gives_our_warped_image(tmp_path, fixed_orientation, mov
     labels = Volume((np.abs(image.array) * 10).astype(np.int32), moving, "label")
     write_image(tmp_path / "moving.nii.gz", image)
     write_image(tmp_path / "labels.nii.gz", labels)
-    write_displacement(
-        tmp_path / "displacement.nii.gz", sample_displacement_mm(transform, fixed), fixed
-    )
+    write_displacement(tmp_path / "displacement.nii.gz", sampled_mm(transform, fixed), fixed)
     field = sitk.ReadImage(str(tmp_path / "displacement.nii.gz"))
     reference = to_sitk(Volume.intensity(np.zeros(fixed.shape), fixed))
 

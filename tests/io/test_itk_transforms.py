@@ -12,6 +12,12 @@ from autoreg.io.itk_transforms import read_itk_transform, write_itk_transform
 from autoreg.io.planar import lifted_geometry
 
 SIZE, SPACING, CENTRE = (9, 8, 7), (1.0, 1.5, 3.0), (7.0, -20.0, 30.0)
+_VELOCITY = f"""#Insight Transform File V1.0
+#Transform 0
+Transform: GaussianExponentialDiffeomorphicTransform_double_3_3
+Parameters: {"0 " * 24}
+FixedParameters: 2 2 2 0 0 0 1 1 1 1 0 0 0 1 0 0 0 1
+"""
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".hdf5", ".tfm", ".txt"])
@@ -65,6 +71,75 @@ def test_every_linear_transform_is_read(tmp_path, transform):
     np.testing.assert_allclose(
         Composite(parts).map_points(points), itk_points(transform, points), atol=1e-9
     )
+
+
+def itk_spline(size, order, seed=0, amplitude_mm=2.0):
+    """A B-spline over an oblique box, as SimpleITK makes it."""
+    n = len(size)
+    image = sitk.Image(size, sitk.sitkFloat32)
+    image.SetSpacing((1.0, 1.5, 3.0)[:n])
+    image.SetOrigin((7.0, -20.0, 30.0)[:n])
+    cosines = DIRECTIONS["oblique"] if n == 3 else np.array([[0.6, -0.8], [0.8, 0.6]])
+    image.SetDirection(cosines.ravel().tolist())
+    spline = sitk.BSplineTransformInitializer(image, (3, 4, 5)[:n], order)
+    rng = np.random.default_rng(seed)
+    spline.SetParameters(rng.uniform(-1, 1, len(spline.GetParameters())) * amplitude_mm)
+    return spline, image
+
+
+def in_and_around(image, margin, count=400):
+    """Points (N, 3) in an image's box and around it."""
+    size = np.array(image.GetSize())
+    index = np.random.default_rng(1).uniform(-0.5 - margin, size - 0.5 + margin, (count, len(size)))
+    points = [image.TransformContinuousIndexToPhysicalPoint(i.tolist()) for i in index]
+    return np.pad(np.array(points), ((0, 0), (0, 3 - len(size))))
+
+
+@pytest.mark.parametrize("suffix", [".tfm", ".h5"])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("size", [(20, 18, 16), (20, 18)])
+def test_splines_are_simpleitks_within_their_domain_and_beyond(tmp_path, suffix, order, size):
+    spline, image = itk_spline(size, order)
+    path = tmp_path / f"spline{suffix}"
+    sitk.WriteTransform(spline, str(path))
+    (part,), dimension = read_itk_transform(path)
+    assert dimension == len(size)
+    points = in_and_around(image, 3)
+    expected = itk_points(spline, points)
+    still = (expected == points).all(axis=1)
+    assert 0.1 < still.mean() < 0.9
+    np.testing.assert_allclose(part.map_points(points), expected, atol=1e-9)
+    again = tmp_path / f"again{suffix}"
+    write_itk_transform(again, [part], dimension)
+    np.testing.assert_allclose(
+        itk_points(sitk.ReadTransform(str(again)), points), expected, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("size", [(20, 18, 16), (20, 18)])
+def test_the_inverse_of_a_spline_undoes_it(tmp_path, size):
+    spline, image = itk_spline(size, 3)
+    path = tmp_path / "spline.tfm"
+    sitk.WriteTransform(spline, str(path))
+    (part,), _ = read_itk_transform(path)
+    points = in_and_around(image, -2)
+    moved = itk_points(spline, points)
+    found, known = part.inverse().solve(moved)
+    assert known.all()
+    np.testing.assert_allclose(found, points, atol=1e-3)
+    far = points + 500 * np.array([1, 1, 0])
+    np.testing.assert_allclose(part.inverse().map_points(far), far, atol=1e-3)
+
+
+def test_a_folding_spline_says_where_it_has_no_inverse(tmp_path):
+    spline, image = itk_spline((20, 18, 16), 3, amplitude_mm=25.0)
+    path = tmp_path / "spline.tfm"
+    sitk.WriteTransform(spline, str(path))
+    (part,), _ = read_itk_transform(path)
+    points = in_and_around(image, -2)
+    found, known = part.inverse().solve(points)
+    assert 0 < known.mean() < 1
+    np.testing.assert_allclose(itk_points(spline, found[known]), points[known], atol=1e-3)
 
 
 def test_composites_keep_their_order(tmp_path):
@@ -123,10 +198,9 @@ def test_what_cannot_be_read_is_named(tmp_path):
     path.write_text("no transform")
     with pytest.raises(DataError, match=r"text\.tfm: cannot be read as an ITK transform"):
         read_itk_transform(path)
-    spline = sitk.BSplineTransform(3)
-    path = tmp_path / "spline.tfm"
-    sitk.WriteTransform(spline, str(path))
-    with pytest.raises(DataError, match=r"spline\.tfm: holds a BSplineTransform"):
+    path = tmp_path / "velocity.tfm"
+    path.write_text(_VELOCITY)
+    with pytest.raises(DataError, match=r"velocity\.tfm: cannot be read as an ITK transform"):
         read_itk_transform(path)
     path = tmp_path / "flat.tfm"
     sitk.WriteTransform(sitk.ScaleTransform(3, (1, 1, 0)), str(path))

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from known_transforms import itk_field, itk_points, points_in, smooth_field, turned
+from known_transforms import itk_field, itk_points, points_in, sampled_mm, smooth_field, turned
 from spaces import make_geometry
 
 from autoreg.errors import DataError
-from autoreg.geometry.transforms import sample_displacement_mm
 from autoreg.io.itk_transforms import write_itk_transform
 from autoreg.io.planar import lifted_geometry
 from autoreg.io.transform_files import read_chain
@@ -23,7 +22,7 @@ def geometry():
 def files(tmp_path, geometry):
     """warp.nii.gz and affine.mat, as ANTs leaves them."""
     field = smooth_field(geometry)
-    write_displacement(tmp_path / "warp.nii.gz", sample_displacement_mm(field, geometry), geometry)
+    write_displacement(tmp_path / "warp.nii.gz", sampled_mm(field, geometry), geometry)
     write_itk_transform(tmp_path / "affine.mat", [turned(geometry.centre_mm)], 3)
     return tmp_path
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from autoreg.numerics.axis_matrices import cubic_convolution_matrix, gaussian_matrix, separable
 from autoreg.numerics.coarse_inverse import coarse_inverse
@@ -71,6 +72,13 @@ def test_doubling_keeps_the_samples_and_is_cubic_between_them() -> None:
     middle = torch.linspace(0, 6.28, 79).sin()
     assert float((y[3, 3, 12:-12] - middle[12:-12]).abs().max()) < 1e-4
     assert doubled(torch.ones(1, 5, 6)).shape == (1, 9, 11)
+
+
+def test_doubling_is_the_interpolating_spline_mirrored_at_its_ends() -> None:
+    x = torch.randn(3, 2, 14, generator=torch.Generator().manual_seed(0))
+    at = np.stack(np.meshgrid(*[np.arange(2 * n - 1) / 2 for n in x.shape], indexing="ij"))
+    expected = ndimage.map_coordinates(x.numpy().astype(np.float64), at, order=3, mode="mirror")
+    assert np.abs(doubled(x).numpy() - expected).max() < 2e-5
 
 
 def test_pooling_holds_what_is_left_over() -> None:

@@ -48,6 +48,8 @@ def test_lumir_on_a_large_card_is_the_paper(brains_80gb):
     assert (plan.loss.regularity, plan.loss.regularity_weight) == ("gradicon", 1.5)
     assert (plan.training.batch_size, plan.training.epochs) == (4, 80)
     assert plan.instance_optimisation.steps == 50
+    assert plan.instance_optimisation.refine.when == "where_it_helps"
+    assert plan.reasons["instance_optimisation.refine"].startswith("rule refine: preset balanced")
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)

@@ -164,6 +164,35 @@ def test_a_mirrored_object_is_not_mirrored_back():
     assert np.linalg.det(found.transform.matrix[:3, :3]) > 0
 
 
+def stacked(*channels):
+    return Volume.intensity(np.concatenate([c.array for c in channels]), channels[0].geometry)
+
+
+def test_a_channel_without_information_does_not_mislead():
+    phantom, random = Phantom(3), np.random.default_rng(0)
+    grids = GRID, around(FAR)
+    noise = [Volume.intensity(random.normal(size=grid.shape), grid) for grid in grids]
+    fixed = stacked(noise[0], image(phantom, GRID))
+    moving = stacked(noise[1], image(phantom, grids[1], FAR))
+    found = align(fixed, moving, RIGID)
+    assert error_mm(found.transform, FAR) < 1.0
+    constant = Volume.intensity(np.full(GRID.shape, 2.0), GRID)
+    found = align(stacked(constant, image(phantom, GRID)), moving, RIGID)
+    assert error_mm(found.transform, FAR) < 1.0
+    with pytest.raises(DataError, match="2 channels and the moving image 1"):
+        align(fixed, image(phantom, GRID), RIGID)
+
+
+def test_channels_of_contradicting_contrasts_agree():
+    """Each channel is compared with its own counterpart."""
+    phantom = Phantom(4)
+    fixed = stacked(*(image(phantom, GRID, contrast=c) for c in (None, lambda v: 1 - v)))
+    moving = stacked(
+        *(image(phantom, around(FAR), FAR, contrast=c) for c in (lambda v: 1 - v, None))
+    )
+    assert error_mm(align(fixed, moving, RIGID).transform, FAR) < 1.0
+
+
 def test_unrelated_images_get_a_warning_with_figures():
     random = np.random.default_rng(0)
     fixed, moving = (Volume.intensity(random.normal(size=GRID.shape), GRID) for _ in range(2))

@@ -14,7 +14,7 @@ SHAPE = (30, 34, 32)
 def volume(array, offset=0.0):
     matrix = np.diag([2.0, 2, 2, 1])
     matrix[:3, 3] = offset
-    return Volume.intensity(array, Geometry(array.shape, matrix))
+    return Volume.intensity(array, Geometry(array.shape[-3:], matrix))
 
 
 def texture(seed=0):
@@ -27,7 +27,7 @@ def texture(seed=0):
 def agreement(one, other, shift=0.0):
     matrix = np.eye(4)
     matrix[:3, 3] = shift
-    return coarse_pair(one, other, None).agreement(Affine(matrix))
+    return coarse_pair(one, other, None, None).agreement(Affine(matrix))
 
 
 def test_an_image_agrees_with_itself_and_its_negative():
@@ -63,9 +63,37 @@ def test_only_the_mask_counts():
     mask = np.zeros(SHAPE, dtype=bool)
     mask[:12] = True
     masked = coarse_pair(
-        volume(texture()), volume(array), Volume(mask[None], volume(array).geometry, "mask")
+        volume(texture()), volume(array), Volume(mask[None], volume(array).geometry, "mask"), None
     )
-    whole = coarse_pair(volume(texture()), volume(array), None)
+    whole = coarse_pair(volume(texture()), volume(array), None, None)
     identity = Affine(np.eye(4))
     assert masked.agreement(identity).correlation > 0.999
     assert whole.agreement(identity).correlation == pytest.approx(0.5, abs=0.25)
+
+
+def test_every_channel_counts():
+    """A first channel without information does not hide what the second one says."""
+    rng = np.random.default_rng(0)
+    noise = [rng.random(SHAPE) for _ in range(2)]
+    same, other = (
+        volume(np.stack([n, texture(seed)])) for n, seed in zip(noise, (0, 5), strict=True)
+    )
+    again = volume(np.stack([noise[1], texture()]))
+    assert agreement(same, again).correlation > 0.4
+    assert abs(agreement(same, other).correlation) < 0.1
+    negative = volume(np.stack([noise[1], 1 - texture()]))
+    assert not agreement(same, negative).one_contrast
+    alone = agreement(volume(texture()), volume(texture()))
+    assert agreement(same, again).windows > 1.3 * alone.windows
+
+
+def test_what_the_moving_mask_hides_does_not_count():
+    array = texture()
+    array[15:] = 30 * texture(1)[15:]
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[:14] = True
+    moving = volume(array)
+    inside = Volume(mask[None], moving.geometry, "mask")
+    masked = coarse_pair(volume(texture()), moving, None, inside).agreement(Affine(np.eye(4)))
+    assert masked.correlation > 0.999
+    assert 0 < masked.windows < mask.sum()

@@ -14,6 +14,7 @@ from autoreg.geometry.resampling import resample_volume
 from autoreg.geometry.transforms import Affine, Composite, DisplacementField
 from autoreg.geometry.volume import Volume
 from autoreg.numerics.jacobian import jacobian_determinant
+from autoreg.registration import field_spline
 from autoreg.registration.field import FieldRegistration, register_field
 from autoreg.registration.field_presets import PRESETS
 
@@ -158,6 +159,33 @@ def test_only_what_the_masks_show_counts() -> None:
     assert length[inside].mean() < 0.25
 
 
+def test_a_bright_tool_outside_the_mask_does_not_squeeze_what_counts() -> None:
+    fixed, moving, truth = pair(seed=22)
+    spoilt = moving.array.copy()
+    spoilt[:, 2:12, 2:12, :8] = 200.0
+    tool = Volume(spoilt, moving.geometry, "intensity")
+    seen = np.ones((1, *SHAPE), dtype=bool)
+    seen[:, :16, :16, :12] = False
+    mask = Volume(seen, moving.geometry, "mask")
+    result = register_field(fixed, tool, IDENTITY, BALANCED, moving_mask=mask)
+    inside = (fixed.single > 0.2) & (np.arange(SHAPE[2]) > 18)
+    length = np.linalg.norm(result.forward.u_vox - truth.u_vox, axis=0)
+    assert length[inside].mean() < 0.2
+
+
+def test_what_any_channel_shows_counts() -> None:
+    fixed, moving, truth = pair(seed=23)
+    half = np.where(np.arange(SHAPE[0]) < SHAPE[0] // 2, 1.0, 0.0)[:, None, None]
+    channels = [
+        Volume.intensity(np.stack([v.single * half, v.single * (1 - half)]), v.geometry)
+        for v in (fixed, moving)
+    ]
+    result = register_field(*channels, IDENTITY, BALANCED)
+    length = np.linalg.norm(result.forward.u_vox - truth.u_vox, axis=0)
+    for part in (slice(0, SHAPE[0] // 2 - 4), slice(SHAPE[0] // 2 + 4, None)):
+        assert length[part][fixed.single[part] > 0.2].mean() < 0.2
+
+
 def test_different_anatomy_is_refined_without_folds() -> None:
     geometry = geometry_of(SHAPE)
     fixed = Volume.intensity(phantom(SHAPE, 6), geometry)
@@ -251,3 +279,58 @@ def test_small_objects_are_registered_like_large_ones() -> None:
         BALANCED,
     )
     assert error_vox(found.forward, truth, fixed) < 0.15
+
+
+def test_both_directions_are_nearer_to_the_truth_than_one() -> None:
+    _, moving, truth = pair(seed=16)
+    fixed = resample_volume(moving, truth, moving.geometry, interpolation="cubic")
+    random = np.random.default_rng(17)
+    noisy = [
+        Volume.intensity(v.single + 0.04 * random.standard_normal(SHAPE), v.geometry)
+        for v in (fixed, moving)
+    ]
+    both = replace(BALANCED, both_directions=True)
+    one, mean = (register_field(*noisy, IDENTITY, p) for p in (BALANCED, both))
+    assert error_vox(mean.forward, truth, fixed) < 0.95 * error_vox(one.forward, truth, fixed)
+    assert max(largest_inverse_error_vox(mean, fixed)) < 0.05
+    stages = [s.stage for s in mean.steps]
+    assert stages == sorted(stages, key=["spline", "exchanged"].index)
+    assert "exchanged" in stages
+    assert "exchanged" not in [s.stage for s in one.steps]
+
+
+def test_exchanging_the_images_inverts_the_result_of_both_directions() -> None:
+    fixed, moving, _ = pair(seed=18)
+    plan = replace(BALANCED, both_directions=True)
+    there = register_field(fixed, moving, IDENTITY, plan)
+    back = register_field(moving, fixed, IDENTITY, plan)
+    points = fixed.geometry.to_world(np.argwhere(fixed.single > 0.2))
+    around = Composite((there.forward, back.forward)).map_points(points)
+    assert np.linalg.norm(around - points, axis=1).mean() < 0.03 * min(fixed.geometry.spacing_mm)
+
+
+def test_both_directions_of_images_on_different_grids_and_initially_apart() -> None:
+    fixed, moving, truth = pair(seed=1)
+    turn = np.eye(4)
+    angle = np.deg2rad(25)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    turn[:3, 3] = (12, -5, 3)
+    placed = Geometry(SHAPE, turn @ moving.geometry.index_to_world)
+    part = Geometry((SHAPE[0] - 8, *SHAPE[1:]), placed.index_to_world)
+    moved = Volume(moving.array[:, : part.shape[0]], part, "intensity")
+    plan = replace(BALANCED, both_directions=True)
+    result = register_field(fixed, moved, Affine(turn), plan)
+    seen = (fixed.single > 0.2) & (np.arange(SHAPE[0]) < part.shape[0] - 4)[:, None, None]
+    length = np.linalg.norm(result.forward.u_vox - truth.u_vox, axis=0)
+    assert length[seen].mean() < 0.12
+    # No crease where the moving image ends.
+    assert float(jacobian_determinant(torch.from_numpy(result.forward.u_vox)[None]).min()) > 0.2
+
+
+def test_steps_that_lead_astray_are_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps in the wrong direction, as of a curvature that is wrong: no worse than none."""
+    fixed, moving, _ = pair(seed=19)
+    monkeypatch.setattr(field_spline, "_RELAXATION", -1.4)
+    result = register_field(fixed, moving, IDENTITY, replace(BALANCED, dense=None))
+    assert len(result.steps) <= 3 * len({s.voxel_mm for s in result.steps})
+    assert np.abs(result.forward.u_vox).max() < 0.01

@@ -32,6 +32,7 @@ from autoreg.planning.prepared import (
     record_path,
 )
 from autoreg.planning.preprocess import settings_digest
+from autoreg.training import memory, overrides
 
 DATASET = "Dataset001_Blobs"
 SIZE = 16
@@ -154,6 +155,27 @@ def _quiet_root_logger():
     logging.getLogger().handlers = before
 
 
+_ESTIMATES = {}
+
+
+@pytest.fixture(autouse=True)
+def _equal_plans_are_estimated_once(monkeypatch):
+    """The estimate of a cycle's memory costs more than these trainings on it, and never changes.
+
+    Unless a test replaces its parts, which are in the key for that reason.
+    """
+    estimate = overrides.most_training_bytes
+
+    def known(plan, *, cuda):
+        parts = memory.training_bytes, memory.cycle_bytes
+        key = (repr(dataclasses.replace(plan, reasons={})), cuda, *parts)
+        if key not in _ESTIMATES:
+            _ESTIMATES[key] = estimate(plan, cuda=cuda)
+        return _ESTIMATES[key]
+
+    monkeypatch.setattr(overrides, "most_training_bytes", known)
+
+
 @pytest.fixture
 def plan():
     return build_plan()
@@ -162,6 +184,11 @@ def plan():
 @pytest.fixture
 def make_plan():
     return build_plan
+
+
+@pytest.fixture(scope="session")
+def make_blobs_in():
+    return build_blobs
 
 
 @pytest.fixture

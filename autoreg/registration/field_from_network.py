@@ -1,8 +1,9 @@
 """A displacement field optimised from where a trained network left two images."""
 
 import math
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,15 +11,39 @@ import torch
 from autoreg.errors import DataError
 from autoreg.field_plan import FieldPlan
 from autoreg.geometry.grid import Geometry
-from autoreg.geometry.resampling import resample_volume, sample_displacement_known
+from autoreg.geometry.resampling import (
+    field_from_mm,
+    resample_volume,
+    sample_displacement_known,
+)
 from autoreg.geometry.transforms import Affine, Composite, DisplacementField
 from autoreg.geometry.volume import Volume
-from autoreg.inference.known_inverse import inverse_on_grid
-from autoreg.io.transforms import field_from_mm
+from autoreg.numerics.coarse_inverse import coarse_inverse
 from autoreg.registration.field import FieldRegistration, register_field
 from autoreg.registration.field_course import FieldStep
 
 _IDENTITY = Affine(np.eye(4))
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """A network's answer and what the optimisation of a field made of it.
+
+    Attributes:
+        field: The whole displacement, with what followed it in the network's transform.
+        plan: What was obeyed.
+        network_mm: Mean length of the network's displacement on its own grid, without the affine
+            map that follows.
+        refinement_mm: Mean length, on the fixed image's grid, of the displacement that was found
+            to precede it.
+        seconds: Wall time, with warping the image and inverting the whole.
+    """
+
+    field: FieldRegistration
+    plan: FieldPlan
+    network_mm: float
+    refinement_mm: float
+    seconds: float
 
 
 def register_from(
@@ -29,7 +54,7 @@ def register_from(
     masks: tuple[Volume | None, Volume | None],
     device: torch.device,
     on_step: Callable[[FieldStep], None] | None = None,
-) -> FieldRegistration:
+) -> Refinement:
     """Optimise what comes before a network's transform, at the fixed image's resolution.
 
     The moving image is warped by the network's transform with cubic splines, and that image is
@@ -51,6 +76,7 @@ def register_from(
     first, rest = start.transforms
     if not isinstance(first, DisplacementField) or not isinstance(rest, Affine):
         raise TypeError("a network's transform is a displacement field and an affine map")
+    begin = time.perf_counter()
     geometry = fixed.geometry
     warped, inside = _warped(start, moving, masks[1], geometry)
     found = register_field(
@@ -65,9 +91,23 @@ def register_from(
     )
     u_mm, _ = sample_displacement_known(Composite((found.forward, first)), geometry)
     forward = field_from_mm(u_mm, geometry)
-    guess = DisplacementField(-forward.u_vox, geometry)
-    v_mm, _ = inverse_on_grid(forward, _IDENTITY, guess, geometry)
-    return replace(found, initial=rest, forward=forward, backward=field_from_mm(v_mm, geometry))
+    v_vox = coarse_inverse(torch.from_numpy(forward.u_vox).to(device)).cpu().numpy()
+    return Refinement(
+        field=replace(
+            found, initial=rest, forward=forward, backward=DisplacementField(v_vox, geometry)
+        ),
+        plan=plan,
+        network_mm=_mean_mm(first),
+        refinement_mm=_mean_mm(found.forward),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _mean_mm(field: DisplacementField) -> float:
+    """The mean length of a displacement at its nodes, millimetres."""
+    to_mm = field.geometry.index_to_world[:3, :3].astype(np.float32)
+    u_mm = np.einsum("xa,adhw->xdhw", to_mm, field.u_vox)
+    return float(np.sqrt(np.einsum("xdhw,xdhw->dhw", u_mm, u_mm)).mean())
 
 
 def _warped(

@@ -1,0 +1,108 @@
+"""A field optimised from where a network left two images."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pair_phantom import displacement_mm, empty_image, filled, inner_points, intensity, points_of
+
+from autoreg.errors import DataError
+from autoreg.evaluation.fields import ndv
+from autoreg.geometry.grid import Geometry
+from autoreg.geometry.transforms import Affine, Composite, DisplacementField
+from autoreg.geometry.volume import Volume
+from autoreg.io.images import from_sitk
+from autoreg.registration.field_from_network import register_from
+from autoreg.registration.field_presets import preset_plan
+
+FAST = preset_plan("fast")
+CPU = torch.device("cpu")
+BEYOND_MM = np.array([30.0, -20.0, 10.0])
+SHIFT_MM = np.array([6.0, 0.0, -5.0])
+
+
+def images():
+    """A fixed image, and the deformed moving one somewhere else in the world."""
+    blank = empty_image((30, 28, 29), (2.8, 2.8, 2.8), "oblique")
+    points = points_of(blank)
+    fixed = filled(blank, intensity(points + displacement_mm(points)).astype(np.float32))
+    other = empty_image((34, 32, 33), (2.5, 2.6, 2.7))
+    moving = filled(other, intensity(points_of(other)).astype(np.float32))
+    moving.SetOrigin((np.array(moving.GetOrigin()) + BEYOND_MM).tolist())
+    return from_sitk(fixed, "intensity"), from_sitk(moving, "intensity")
+
+
+def start():
+    """Most of the truth and a shift on a network's coarse grid, and the way to the moving image.
+
+    The shift, which the affine map takes back, tells in which order the parts are to be composed.
+    """
+    matrix = np.diag([8.0, 8.0, 8.0, 1.0])[[2, 1, 0, 3]]
+    matrix[:3, 3] = -44
+    grid = Geometry((12, 12, 12), matrix)
+    nodes = grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).reshape(-1, 3))
+    u_mm = 0.6 * displacement_mm(nodes).reshape(*grid.shape, 3) + SHIFT_MM
+    u_vox = np.einsum("ax,dhwx->adhw", grid.world_to_index[:3, :3], u_mm)
+    beyond = np.eye(4)
+    beyond[:3, 3] = BEYOND_MM - SHIFT_MM
+    return Composite((DisplacementField(u_vox.astype(np.float32), grid), Affine(beyond)))
+
+
+@pytest.fixture(scope="module")
+def found():
+    return register_from(start(), *images(), FAST, (None, None), CPU)
+
+
+def error_mm(transform):
+    points = inner_points()
+    truth = points + displacement_mm(points) + BEYOND_MM
+    return float(np.linalg.norm(transform.map_points(points) - truth, axis=1).mean())
+
+
+def test_what_the_network_left_is_found(found):
+    assert error_mm(start()) > 1.0
+    assert error_mm(found.field.transform) < 0.3
+    field = start().transforms[0]
+    lengths = np.linalg.norm(8.0 * field.u_vox, axis=0)  # of isotropic voxels
+    assert found.network_mm == pytest.approx(lengths.mean(), rel=1e-5)
+    assert 0.3 < found.refinement_mm < 3
+
+
+def test_both_directions_agree_and_nothing_folds(found):
+    forward, backward = found.field.transform, found.field.inverse
+    points = inner_points(1000)
+    there_and_back = backward.map_points(forward.map_points(points))
+    error_vox = np.linalg.norm(there_and_back - points, axis=1) / 2.8
+    assert error_vox.mean() < 0.02
+    assert error_vox.max() < 0.1
+    assert ndv(found.field.forward.u_vox).volume_vox == 0
+
+
+def test_a_mask_of_the_moving_image_lies_on_that_image():
+    """What the moving image shows well outside of it makes little difference."""
+    fixed, moving = images()
+    world = moving.geometry.to_world(np.moveaxis(np.indices(moving.geometry.shape), 0, -1))
+    distance_mm = np.linalg.norm(world - BEYOND_MM - (28, 0, 0), axis=-1)
+    mask = Volume((distance_mm > 20)[None], moving.geometry, "mask")
+    values = np.where(distance_mm < 8, 400, moving.array).astype(np.float32)
+    spoilt = Volume(values, moving.geometry, "intensity")
+    points = inner_points()
+    differences = []
+    for masks in ((None, mask), (None, None)):
+        one, other = (
+            register_from(start(), fixed, m, FAST, masks, CPU).field.transform.map_points(points)
+            for m in (moving, spoilt)
+        )
+        differences.append(np.abs(one - other).mean())
+    assert differences[0] < 0.4 * differences[1]
+
+
+def test_a_transform_beside_the_image_is_refused():
+    field, _ = start().transforms
+    away = np.eye(4)
+    away[:3, 3] = 1000
+    with pytest.raises(DataError, match="without overlap"):
+        register_from(
+            replace(start(), transforms=(field, Affine(away))), *images(), FAST, (None, None), CPU
+        )
