@@ -18,6 +18,7 @@ if VERSION_LINE is None:
     raise RuntimeError('autoreg/__init__.py: no line __version__ = "..."')
 
 COMMANDS = {
+    "autoreg_convert_dataset": "autoreg.dataset_conversion.cli:main",
     "autoreg_fingerprint": "autoreg.planning.cli:main_fingerprint",
     "autoreg_plan": "autoreg.planning.cli:main_plan",
     "autoreg_preprocess": "autoreg.planning.cli:main_preprocess",
@@ -30,6 +31,7 @@ COMMANDS = {
     "autoreg_apply_transform": "autoreg.inference.cli_transforms:main_apply",
     "autoreg_convert_transform": "autoreg.inference.cli_transforms:main_convert",
     "autoreg_evaluate": "autoreg.evaluation.cli:main",
+    "autoreg_export_submission": "autoreg.inference.cli_submission:main",
 }
 
 setup(
@@ -63,7 +65,7 @@ setup(
     ],
     extras_require={
         "demo": ["nilearn>=0.10"],
-        "dev": ["pytest>=8", "ruff==0.17.*", "mypy>=2,<3", "build>=1.2"],
+        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.*", "mypy>=2,<3", "build>=1.2"],
     },
     entry_points={
         "console_scripts": [f"{command} = {target}" for command, target in COMMANDS.items()]

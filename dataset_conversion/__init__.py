@@ -1,4 +1,4 @@
-"""The room for one small module for each public data set that needs converting; none yet.
+"""Public data sets, and any heap of images, to raw data sets: one small module for each.
 
 Installed as `autoreg.dataset_conversion`; importing it under another name would make
 a second copy of its classes, so that is refused.

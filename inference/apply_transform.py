@@ -108,7 +108,7 @@ def apply_to_image(
     check_output(output, [source, reference, *chain.files], WRITTEN_SUFFIXES)
     grid = grid_of(reference, chain)
     dtype = _written_type(source, options)
-    volume, dimension = read_either(source, _kind(options, dtype))
+    volume, dimension = read_either(source, _kind(options, dtype), exact=options.content == "image")
     require_dimension(source, dimension, chain)
     found = resample_known(
         volume,

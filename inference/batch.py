@@ -93,7 +93,7 @@ def predict_all(request: PredictRequest, device: torch.device) -> Report:
     predictor.known_modalities(request.moving_modalities)
     io = request.optimisation.applied(predictor.plan.instance_optimisation)
     plan = replace(predictor.plan, instance_optimisation=io)
-    decided = chosen_refinement(request.refine, plan, predictor.refinement)
+    decided = chosen_refinement(request.refine, plan, lambda: predictor.refinement)
     if request.refine != "auto" or io.refine is not None:
         logger.info("refinement: %s: %s", "off" if decided.field is None else "on", decided.reason)
     predictor = Predictor(predictor.network, obeyed_plan(plan, decided), device, decided)
@@ -163,7 +163,7 @@ class _Worker:
             if self.request.skip_complete and is_complete(folder, digest):
                 mark_finished(folder)
                 return _Outcome("skipped", "complete already", logging.INFO)
-            begin_case(folder)
+            begin_case(folder, pair)
             result = self._predict(pair, folder, digest)
             save_record(result, folder / RESULT_FILE)
             mark_finished(folder)
@@ -188,10 +188,10 @@ class _Worker:
         read = time.perf_counter()
         prediction = self._register(pair, (fixed, moving), masks)
         registered = time.perf_counter()
-        clear_case(folder)
         registration, plan = prediction.registration, self.predictor.plan
         refinement, doubts = refinement_record(prediction, masks, self.request.refine, plan)
         trace = None if registration.trace is None else trace_text(registration.trace)
+        clear_case(folder)  # what may fail comes before it
         field, files = export_pair(prediction.pair, pair, carried, folder, trace=trace)
         end = time.perf_counter()
         before, after = (

@@ -24,6 +24,7 @@ PRESETS = ("fast", "balanced", "accurate")
 SIMILARITIES = ("lncc", "squared_lncc", "mind")
 IO_MODES = ("gradient_projection", "vanilla", "none")
 IO_OPTIMISED = ("network", "velocity", "displacements")
+CHECKPOINTS = ("final", "best", "latest")
 ALIGNMENTS = ("none", "centres", "rigid", "affine")
 _FURTHER = (
     "fixed_labels", "moving_labels", "fixed_mask", "moving_mask", "fixed_landmarks",
@@ -57,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--model", type=Path, metavar="MODEL",
         help="start from this trained network (a model folder) in place of an initial alignment",
         )  # fmt: skip
+    add("--fold", metavar="K", help="with --model: its fold (default: the only one)")
+    add("--checkpoint", choices=CHECKPOINTS,
+        help="with --model: which weights (default: the first of these that exists)")  # fmt: skip
     add("--io", choices=IO_MODES,
         help="with --model: instance optimisation of the network before that of the field "
         "(default: the plan's)")  # fmt: skip
@@ -90,7 +94,7 @@ def _register(arguments: argparse.Namespace) -> None:
         raise UsageError("--plan replaces the preset; drop one of --plan and --preset")
     if arguments.model is not None and arguments.align is not None:
         raise UsageError("--model replaces the alignment; drop one of --model and --align")
-    for flag in ("io", "io_optimised"):
+    for flag in ("fold", "checkpoint", "io", "io_optimised"):
         if arguments.model is None and getattr(arguments, flag) is not None:
             name = flag.replace("_", "-")
             raise UsageError(f"--{name} does nothing without --model; drop it")
@@ -140,8 +144,9 @@ def _network(arguments: argparse.Namespace, device: "torch.device") -> "NetworkS
     from autoreg.training.model_folder import find_checkpoint
 
     model = choose_model(ModelRequest(arguments.model), arguments.model)
-    checkpoint = find_checkpoint(model, None, None)
-    predictor = Predictor.from_model(model, device=device)
+    fold, which = arguments.fold, arguments.checkpoint
+    checkpoint = find_checkpoint(model, fold, which)
+    predictor = Predictor.from_model(model, fold=fold, checkpoint=which, device=device)
     choice = OptimisationChoice(arguments.io, optimised=arguments.io_optimised)
     io = choice.applied(predictor.plan.instance_optimisation)
     plan = replace(predictor.plan, instance_optimisation=io)

@@ -1,6 +1,7 @@
 """The files of one registered pair."""
 
 import json
+import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from autoreg.io.result import (
     INVERSE_FILE,
     RESULT_FILE,
     TRACE_FILE,
+    TRACE_NETWORK_FILE,
     UNFINISHED_FILE,
     WARPED_FILE,
     WARPED_LABELS_FILE,
@@ -42,19 +44,25 @@ PLAN_FILE = "plan.json"
 # result.json first: without it the folder is incomplete.
 FILES = (
     RESULT_FILE, DISPLACEMENT_FILE, INVERSE_FILE, WARPED_FILE, WARPED_LABELS_FILE,
-    WARPED_LANDMARKS_FILE, TRACE_FILE, PLAN_FILE,
+    WARPED_LANDMARKS_FILE, TRACE_FILE, TRACE_NETWORK_FILE, PLAN_FILE,
 )  # fmt: skip
 
 _SHOWN = 5
 
 
-def begin_case(folder: Path) -> None:
+def begin_case(folder: Path, pair: PairFiles) -> None:
     """Make a pair's folder; until `mark_finished`, unfinished.txt says that its result is due.
 
+    Args:
+        folder: `<out>/<case>`.
+        pair: The input files, none of which may be removed or overwritten by the result.
+
     Raises:
-        UsageError: if the folder cannot be made or written to, or holds files under the names of
-            results that are none: a model's plan.json, somebody's warped.nii.gz.
+        UsageError: if the folder cannot be made or written to, holds an input under the name of a
+            result, or holds files under such names that are no results: a model's plan.json,
+            somebody's warped.nii.gz.
     """
+    _check_inputs(folder, pair)
     foreign = foreign_files(folder)
     if foreign:
         raise UsageError(
@@ -79,6 +87,14 @@ def foreign_files(folder: Path) -> tuple[str, ...]:
     if (folder / UNFINISHED_FILE).is_file() or _is_result(folder / RESULT_FILE):
         return ()
     return tuple(name for name in _result_names(folder) if (folder / name).exists())
+
+
+def _check_inputs(folder: Path, pair: PairFiles) -> None:
+    names = (*_result_names(folder), *warped_files(len(pair.moving)), UNFINISHED_FILE)
+    lost = {os.path.realpath(folder / name) for name in names}
+    for path in (path for paths in pair.files().values() for path in paths):
+        if os.path.realpath(path) in lost:
+            raise UsageError(f"{path}: would be overwritten by the result; choose another -o")
 
 
 def _result_names(folder: Path) -> tuple[str, ...]:
@@ -169,6 +185,7 @@ def export_pair(
     folder: Path,
     *,
     trace: str | None = None,
+    trace_network: str | None = None,
     dimension: Dimension = 3,
 ) -> tuple[FieldRecord, dict[str, int]]:
     """Write every file of a pair but result.json, all from one transform freed from folds.
@@ -179,6 +196,7 @@ def export_pair(
         carried: Their labels and landmarks.
         folder: `<out>/<case>`, made if it is missing.
         trace: Contents of trace.csv, if there is one.
+        trace_network: Likewise of trace_network.csv.
         dimension: 2 writes truly two-dimensional images.
 
     Returns:
@@ -202,9 +220,10 @@ def export_pair(
         mapped = registered.transform.map_points(carried.points_mm)
         write_landmarks(folder / WARPED_LANDMARKS_FILE, mapped)
         written.append(WARPED_LANDMARKS_FILE)
-    if trace is not None:
-        write_text_atomic(folder / TRACE_FILE, trace)
-        written.append(TRACE_FILE)
+    for name, text in ((TRACE_FILE, trace), (TRACE_NETWORK_FILE, trace_network)):
+        if text is not None:
+            write_text_atomic(folder / name, text)
+            written.append(name)
     inverse_mm, residual_mm = _inverse(registered)
     write_displacement(folder / INVERSE_FILE, inverse_mm, moving, dimension)
     return field_record(field, residual_mm), {

@@ -17,10 +17,13 @@ from autoreg.numerics.coordinates import (
     slabs,
     transformed_index_grid,
 )
+from autoreg.numerics.fold_scan import surely_unfolded
+from autoreg.numerics.folding import folded_cells
 
 # A guess is improved until nothing is further off, in voxels of the field.
 _TOLERANCE_VOX = 0.01
-# Of all points, and of those that are still off by then.
+# Of all points, where more than this share is off; and of those that are off by themselves.
+_MANY = 0.3
 _STEPS_TOGETHER = 2
 _STEPS_ALONE = 30
 _SLAB_VOXELS = 2**19
@@ -33,7 +36,7 @@ def inverse_on_grid(
 
     With y the point before `rest`, p = y - u(p) is iterated from p = y + v(y), which contracts
     wherever u changes by less than a voxel from voxel to voxel; the few points that are left are
-    solved for one by one.
+    solved for one by one. A point that is found may still be one of several, where u folds.
 
     Args:
         field: u.
@@ -52,6 +55,7 @@ def inverse_on_grid(
     u_mm = np.empty((*geometry.shape, 3), dtype=np.float32)
     residual_mm = np.empty(geometry.shape, dtype=np.float32)
     solver = InverseDisplacementField(field)
+    folds = None if surely_unfolded(u) else folded_cells(u)
     for layers in slabs(geometry.shape, _SLAB_VOXELS):
         y = transformed_index_grid(torch.from_numpy(to_field), geometry.shape, layers)
         p, left = _improved(u, y, y + sample_index_linear(v, y, "border"))
@@ -63,6 +67,8 @@ def inverse_on_grid(
             points[lost], known = solver.solve(goals)
             length[lost] = _left_mm(field, rest, points[lost], goals)
             length[lost] = np.where(known, length[lost], np.inf)
+        if folds is not None:
+            length.reshape(-1)[folds.covers(y[0].reshape(3, -1)).numpy()] = np.inf
         nodes = transformed_index_grid(world, geometry.shape, layers, dtype=torch.float64)
         u_mm[layers] = points - np.moveaxis(nodes[0].numpy(), 0, -1)
         residual_mm[layers] = length
@@ -84,13 +90,20 @@ def known_parts(
 
 def _improved(u: Tensor, y: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
     """Better points, and what is left of p + u(p) - y; (1, 3, D, H, W), voxels."""
-    p, left = _steps(u, y, p, _STEPS_TOGETHER)
-    far = left[0].abs().amax(0) > _TOLERANCE_VOX / 2
+    p, left = _steps(u, y, p, 0)
+    far = _far(left)
+    if float(far.float().mean()) > _MANY:
+        p, left = _steps(u, y, p, _STEPS_TOGETHER)
+        far = _far(left)
     if bool(far.any()):  # a few points, where the displacement is steep
         rows = [x[0][:, far][None, :, None, None] for x in (y, p)]
         better, still = _steps(u, rows[0], rows[1], _STEPS_ALONE)
         p[0][:, far], left[0][:, far] = better[0, :, 0, 0], still[0, :, 0, 0]
     return p, left
+
+
+def _far(left: Tensor) -> Tensor:
+    return left[0].abs().amax(0) > _TOLERANCE_VOX / 2
 
 
 def _steps(u: Tensor, y: Tensor, p: Tensor, most: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from autoreg.training.model_folder import Which, find_checkpoint, load_network
 from autoreg.training.refinement_record import Decision, decision
 
 _FEWEST_VOXELS = 4  # along an axis: a slice has no third dimension to deform
+_NOT_ASKED_FOR = Decision(None, "nobody asked for it")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,8 @@ class Predictor:
         network: In evaluation mode, on `device`; its weights are the same after every pair.
         plan: What it obeys.
         device: Where to compute.
-        refinement: Whether its results are to be refined; `predict_pair` is told by its caller.
+        refinement: Whether its results are to be refined, or what finds out when it is asked for;
+            `predict_pair` is told by its caller.
     """
 
     def __init__(
@@ -88,12 +90,22 @@ class Predictor:
         network: RegistrationNetwork,
         plan: Plan,
         device: torch.device,
-        refinement: Decision = Decision(None, "nobody asked for it"),  # noqa: B008 - frozen
+        refinement: Decision | Callable[[], Decision] = _NOT_ASKED_FOR,
     ) -> None:
         self.network = network
         self.plan = plan
         self.device = device
-        self.refinement = refinement
+        self._refinement = refinement
+
+    @cached_property
+    def refinement(self) -> Decision:
+        """Whether its results are to be refined.
+
+        Raises:
+            DataError: if the fold's refinement.json is damaged.
+        """
+        found = self._refinement
+        return found if isinstance(found, Decision) else found()
 
     @classmethod
     def from_model(
@@ -118,14 +130,13 @@ class Predictor:
 
         Raises:
             CheckpointError: if the weights are missing or don't fit the plan.
-            DataError: if refinement.json is damaged.
             UsageError: if there is no such device.
         """
         place = device if isinstance(device, torch.device) else resolve_device(device)
         model = load_network(Path(folder), fold, checkpoint, place)
         refine = model.plan.instance_optimisation.refine
         beside = find_checkpoint(Path(folder), fold, checkpoint).parent
-        return cls(model.network, model.plan, place, decision(refine, beside))
+        return cls(model.network, model.plan, place, partial(decision, refine, beside))
 
     def predict_pair(
         self,

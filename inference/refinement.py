@@ -1,6 +1,6 @@
 """Whether and how predictions are refined, and what is said of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -19,16 +19,18 @@ RefineChoice = Literal["auto", "off", "fast", "balanced", "accurate"]
 _REMEDY = 'set instance_optimisation.refine.field.similarity to "mind", or use --refine off'
 
 
-def chosen_refinement(choice: RefineChoice, plan: Plan, decided: Decision) -> Decision:
+def chosen_refinement(
+    choice: RefineChoice, plan: Plan, decided: Callable[[], Decision]
+) -> Decision:
     """What a user's choice comes to.
 
     Args:
         choice: "auto": as it was decided; "off"; or a preset.
         plan: Of the model; its modalities decide the similarity of a preset.
-        decided: By the plan, and by training's measurement.
+        decided: By the plan, and by training's measurement; asked for with "auto" alone.
     """
     if choice == "auto":
-        return decided
+        return decided()
     if choice == "off":
         return Decision(None, "--refine off")
     similarity = similarity_of(plan.fixed_modalities, plan.moving_modalities)

@@ -1,6 +1,5 @@
 """Registration of two images, from files to files: autoreg_register."""
 
-import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from autoreg.failures import one_message
 from autoreg.field_plan import FieldPlan
 from autoreg.geometry.volume import Volume
 from autoreg.inference.export import (
-    FILES,
     PLAN_FILE,
     Carried,
     begin_case,
@@ -23,6 +21,7 @@ from autoreg.inference.export import (
     mark_finished,
     outside_note,
     read_carried,
+    trace_text,
 )
 from autoreg.inference.pairs_file import PairFiles
 from autoreg.inference.pairwise import PairOptions, PairRegistration, register_pair
@@ -47,7 +46,6 @@ from autoreg.io.result import (
     ModelRecord,
     Result,
     SecondsRecord,
-    warped_files,
 )
 from autoreg.io.transforms import Dimension
 from autoreg.registration.field_course import FieldStep
@@ -137,7 +135,7 @@ def register_files(request: RegisterRequest) -> Result:
             far as that can be written; before that the folder is left alone.
     """
     pair, folder = request.pair, request.output
-    _check_output(pair, folder)
+    _check_output(folder)
     start = time.perf_counter()
     with one_message(f"case {pair.case}", MORE_MEMORY):
         given = _read(pair)
@@ -145,7 +143,7 @@ def register_files(request: RegisterRequest) -> Result:
         digest = request.digest
     read = time.perf_counter()
     require_writable(folder)
-    begin_case(folder)
+    begin_case(folder, pair)
     try:
         with one_message(f"case {pair.case}", MORE_MEMORY):
             result = _computed(request, given, carried, digest, (start, read))
@@ -176,6 +174,7 @@ def _computed(
         names=(_joined(pair.fixed), _joined(pair.moving)),
     )
     registered = time.perf_counter()
+    course = None if found.network is None else found.network.trace
     clear_case(folder)
     save_record(found.plan, folder / PLAN_FILE)
     exported = export_pair(
@@ -184,6 +183,7 @@ def _computed(
         carried,
         folder,
         trace=_trace_text(found.field.steps),
+        trace_network=None if course is None else trace_text(course),
         dimension=given.dimension,
     )
     times = (*begun, registered, time.perf_counter())
@@ -237,15 +237,9 @@ def _model_record(start: NetworkStart | None) -> ModelRecord | None:
     return None if start is None else ModelRecord(str(start.model), str(start.checkpoint))
 
 
-def _check_output(pair: PairFiles, folder: Path) -> None:
+def _check_output(folder: Path) -> None:
     if folder.name.lower().endswith((*WRITTEN_SUFFIXES, ".mhd", ".csv", ".json")):
         raise UsageError(f"-o {folder}: names a file; expected a folder for the results")
-    written = {folder / name for name in (*FILES, *warped_files(len(pair.moving)))}
-    written_real = {os.path.realpath(path) for path in written}
-    for paths in pair.files().values():
-        for path in paths:
-            if os.path.realpath(path) in written_real:
-                raise UsageError(f"{path}: would be overwritten by the result; choose another -o")
 
 
 def _read(pair: PairFiles) -> _Input:

@@ -18,6 +18,7 @@ from autoreg.io.result import (
     InputsRecord,
     LossRecord,
     OptimisationRecord,
+    is_whole,
     read_result,
 )
 from autoreg.plan import InstanceOptimisationPlan
@@ -80,10 +81,7 @@ def is_complete(folder: Path, request: str) -> bool:
         result = read_result(folder)
     except DataError:
         return False
-    return result.request == request and all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size
-        for name, size in result.files.items()
-    )
+    return result.request == request and is_whole(folder, result)
 
 
 def field_warnings(field: FieldRecord, fixed: Geometry, landmarks: str | None) -> tuple[str, ...]:

@@ -1,22 +1,29 @@
 """Evaluate a folder of predictions, several pairs at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from tqdm import tqdm
 
 from autoreg.evaluation.case import PairImages, evaluate_case, load_images
 from autoreg.evaluation.predictions import find_cases, read_prediction
+from autoreg.evaluation.protocols import PROTOCOLS, ProtocolName
+from autoreg.evaluation.referee_case import score_case
+from autoreg.evaluation.referee_files import files_of, with_ground_truth
+from autoreg.evaluation.referee_scores import RefereeCase, RefereeSummary
+from autoreg.evaluation.referee_summary import referee_summary
 from autoreg.evaluation.scores import CaseScores, Failure, Summary
 from autoreg.evaluation.summary import summarise
 from autoreg.failures import FAILURES, reason_of
 from autoreg.parallel import worker_pool
 
-Outcome = CaseScores | Failure
+Scores = TypeVar("Scores", CaseScores, RefereeCase)
 
 _MORE_MEMORY = "use fewer --workers, or --device cpu"
 
@@ -50,21 +57,57 @@ def evaluate_predictions(
     Raises:
         UsageError: if the folder holds no predictions.
     """
-    folders = find_cases(predictions)
-    workers = min(workers, len(folders))
-    outcomes: dict[str, Outcome] = {}
-    job = EvaluationJob(device, figures)
-    for outcome in tqdm(_outcomes(folders, job, workers), "evaluating", len(folders), unit="pair"):
-        outcomes[outcome.case] = outcome
-    ordered = [outcomes[folder.name] for folder in folders]
-    return summarise(
-        str(predictions.absolute()),
-        [outcome for outcome in ordered if isinstance(outcome, CaseScores)],
-        [outcome for outcome in ordered if isinstance(outcome, Failure)],
-    )
+    work = partial(evaluate_folder, job=EvaluationJob(device, figures))
+    return summarise(str(predictions.absolute()), *_all(predictions, work, workers))
 
 
-def evaluate_folder(folder: Path, job: EvaluationJob) -> Outcome:
+@dataclass(frozen=True)
+class RefereeJob:
+    """By which rules every pair is scored.
+
+    Attributes:
+        protocol: Whose rules.
+        device: Where torch computes.
+        ground_truth: Folder of labels, masks and landmarks in the challenges' layout; None: those
+            that the predictions name.
+        labels: In place of the protocol's list of labels.
+    """
+
+    protocol: ProtocolName
+    device: torch.device
+    ground_truth: Path | None = None
+    labels: tuple[int, ...] | None = None
+
+
+def evaluate_by_protocol(predictions: Path, job: RefereeJob, workers: int = 1) -> RefereeSummary:
+    """Evaluate all pairs of an output folder of autoreg_predict as a challenge's referee does.
+
+    A pair that cannot be evaluated becomes a `Failure` and doesn't stop the others.
+
+    Args:
+        predictions: The folder.
+        job: The rules.
+        workers: Pairs at a time, each in its own process.
+
+    Raises:
+        UsageError: if the folder holds no predictions.
+    """
+    cases, failures = _all(predictions, partial(_score_folder, job=job), workers)
+    protocol = PROTOCOLS[job.protocol]
+    return referee_summary(str(predictions.absolute()), protocol, job.labels, cases, failures)
+
+
+def _score_folder(folder: Path, job: RefereeJob) -> RefereeCase | Failure:
+    try:
+        files = files_of(read_prediction(folder))
+        if job.ground_truth is not None:
+            files = with_ground_truth(files, job.ground_truth)
+        return score_case(files, PROTOCOLS[job.protocol], job.labels, job.device)
+    except FAILURES as error:
+        return Failure(folder.name, reason_of(error, str(folder), _MORE_MEMORY))
+
+
+def evaluate_folder(folder: Path, job: EvaluationJob) -> CaseScores | Failure:
     """Evaluate the pair in one folder.
 
     What goes wrong there becomes a `Failure`; when only the picture does, the scores are kept
@@ -96,17 +139,33 @@ def _draw(images: PairImages, path: Path) -> None:
     )
 
 
-def _outcomes(folders: Sequence[Path], job: EvaluationJob, workers: int) -> Iterator[Outcome]:
+def _all(
+    predictions: Path, work: Callable[[Path], Scores | Failure], workers: int
+) -> tuple[list[Scores], list[Failure]]:
+    """Do some work on every pair of a folder; scores and failures in the order of the pairs."""
+    folders = find_cases(predictions)
+    outcomes: dict[str, Scores | Failure] = {}
+    running = _outcomes(folders, work, min(workers, len(folders)))
+    for outcome in tqdm(running, "evaluating", len(folders), unit="pair"):
+        outcomes[outcome.case] = outcome
+    ordered = [outcomes[folder.name] for folder in folders]
+    scores = [outcome for outcome in ordered if not isinstance(outcome, Failure)]
+    return scores, [outcome for outcome in ordered if isinstance(outcome, Failure)]
+
+
+def _outcomes(
+    folders: Sequence[Path], work: Callable[[Path], Scores | Failure], workers: int
+) -> Iterator[Scores | Failure]:
     if workers <= 1:
-        yield from (evaluate_folder(folder, job) for folder in folders)
+        yield from (work(folder) for folder in folders)
         return
     with worker_pool(workers) as pool:
-        running = {pool.submit(evaluate_folder, folder, job): folder for folder in folders}
+        running = {pool.submit(work, folder): folder for folder in folders}
         for future in as_completed(running):
             yield _outcome(future, running[future])
 
 
-def _outcome(future: "Future[Outcome]", folder: Path) -> Outcome:
+def _outcome(future: "Future[Scores | Failure]", folder: Path) -> Scores | Failure:
     try:
         return future.result()
     except BrokenProcessPool:

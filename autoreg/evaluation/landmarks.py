@@ -79,17 +79,19 @@ def tre_centroids(
             f"landmark maps must share one shape, found {tuple(fixed.shape)} (fixed) and "
             f"{tuple(warped.shape)} (warped)"
         )
-    ids = tuple(int(i) for i in torch.unique(as_tensor(fixed, torch.int64)) if i != 0)
-    gap = (_centroids(fixed, ids) - _centroids(warped, ids)) * np.asarray(spacing_mm)
+    ids, centres = _centroids(fixed)
+    there = dict(zip(*_centroids(warped), strict=True))
+    lost = np.full(3, np.nan)
+    gap = (centres - np.array([there.get(i, lost) for i in ids]).reshape(-1, 3)) * spacing_mm
     return ids, np.asarray(np.linalg.norm(gap, axis=1), dtype=np.float64)
 
 
-def _centroids(label_map: Array, ids: Sequence[int]) -> FloatArray:
-    """Mean voxel index (n, 3) of each label; NaN where it is missing."""
+def _centroids(label_map: Array) -> tuple[tuple[int, ...], FloatArray]:
+    """The labels above the background, ascending, and their mean voxel indices (n, 3)."""
     grid = as_tensor(label_map, torch.int64)
     voxels = torch.nonzero(grid)  # blobs are few voxels of many
-    values = grid[tuple(voxels.T)].cpu().numpy()
-    places = voxels.cpu().numpy()
-    rows = [places[values == i] for i in ids]
-    means = [row.mean(0) if len(row) else np.full(3, np.nan) for row in rows]
-    return np.array(means, dtype=np.float64).reshape(-1, 3)
+    values, places = grid[tuple(voxels.T)].cpu().numpy(), voxels.cpu().numpy()
+    ids, of_voxel = np.unique(values, return_inverse=True)
+    count = np.bincount(of_voxel, minlength=len(ids))
+    sums = [np.bincount(of_voxel, column, len(ids)) for column in places.T]
+    return tuple(ids.tolist()), np.stack(sums, axis=1) / count[:, None]

@@ -62,10 +62,11 @@ def mean_over_labels(values: FloatArray) -> float:
     return float(valued.mean()) if valued.size else float("nan")
 
 
-def present_labels(label_map: Array) -> tuple[int, ...]:
-    """The labels that occur in a map, ascending, without the background 0."""
+def present_labels(label_map: Array, *, background: bool = False) -> tuple[int, ...]:
+    """The labels that occur in a map, ascending; 0 among them only with `background`."""
     counts = torch.bincount(_flat_labels(label_map, "given"))
-    return tuple(int(label) for label in torch.nonzero(counts).flatten() if label > 0)
+    found = torch.nonzero(counts).flatten().tolist()
+    return tuple(label for label in found if label > 0 or background)
 
 
 def _flat_labels(label_map: Array, name: str) -> Tensor:

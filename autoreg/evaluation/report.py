@@ -5,8 +5,9 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from autoreg.evaluation.scores import CaseScores, MetricSummary, Statistic, Summary
+from autoreg.evaluation.scores import CaseScores, Failure, MetricSummary, Statistic, Summary
 from autoreg.evaluation.summary import METRICS, Metric
 from autoreg.io.atomic import write_text_atomic
 from autoreg.io.records import save_record
@@ -50,7 +51,7 @@ def cases_csv(cases: Sequence[CaseScores]) -> str:
         unscored = sum(math.isnan(score.dice) for score in case.labels)
         row += [case.registered.hd95_infinite, unscored, case.landmarks, case.foreground]
         rows.append([*row, "; ".join(case.notes)])
-    return _csv(header, rows)
+    return csv_text(header, rows)
 
 
 def labels_csv(cases: Sequence[CaseScores]) -> str:
@@ -62,7 +63,7 @@ def labels_csv(cases: Sequence[CaseScores]) -> str:
         for case in cases
         for s in case.labels
     )
-    return _csv(header, rows)
+    return csv_text(header, rows)
 
 
 def terminal_table(summary: Summary) -> str:
@@ -70,15 +71,44 @@ def terminal_table(summary: Summary) -> str:
     parts = [_metric_table(summary)] if summary.cases else []
     if 1 < len(summary.cases) <= _MOST_CASES:
         parts.append(_case_table(summary.cases))
-    notes = [f"  {case.case}: {note}" for case in summary.cases for note in case.notes]
-    if notes:
-        more = len(notes) - _MOST_CASES
-        tail = [f"  ... and {more} more in {CASES_FILE}"] if more > 0 else []
-        parts.append("\n".join(["notes", *notes[:_MOST_CASES], *tail]))
-    if summary.failures:
-        failed = [f"  {failure.case}: {failure.reason}" for failure in summary.failures]
-        parts.append("\n".join([f"{_count(len(failed), 'pair')} NOT evaluated", *failed]))
+    parts += note_lines(summary.cases, CASES_FILE)
+    parts += failure_lines(summary.failures)
     return "\n\n".join(parts)
+
+
+class Noted(Protocol):
+    """A pair with notes."""
+
+    @property
+    def case(self) -> str:
+        """Its name."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What deserves a look."""
+
+
+def note_lines(cases: Sequence[Noted], file: str) -> list[str]:
+    """The notes of all pairs as one text, or nothing.
+
+    Args:
+        cases: The pairs.
+        file: Where the rest stands if there are too many.
+    """
+    notes = [f"  {case.case}: {note}" for case in cases for note in case.notes]
+    if not notes:
+        return []
+    more = len(notes) - _MOST_CASES
+    tail = [f"  ... and {more} more in {file}"] if more > 0 else []
+    return ["\n".join(["notes", *notes[:_MOST_CASES], *tail])]
+
+
+def failure_lines(failures: Sequence[Failure]) -> list[str]:
+    """The pairs that could not be evaluated as one text, or nothing."""
+    if not failures:
+        return []
+    failed = [f"  {failure.case}: {failure.reason}" for failure in failures]
+    return ["\n".join([f"{counted(len(failed), 'pair')} NOT evaluated", *failed])]
 
 
 def _metric_table(summary: Summary) -> str:
@@ -92,10 +122,10 @@ def _metric_table(summary: Summary) -> str:
         rows.append((title, before, after, str(result.registered.finite), _caveat(result)))
     lost = sum(label.lost for label in summary.labels)
     legend = "mean ± standard deviation over pairs; ↑ higher is better, ↓ lower is better"
-    lines = [f"{_count(len(summary.cases), 'pair')} evaluated; {legend}", *_aligned(rows)]
+    lines = [f"{counted(len(summary.cases), 'pair')} evaluated; {legend}", *aligned(rows)]
     if lost:
         lines.append(
-            f"{_count(lost, 'label')} lost by the warp (Dice 0; HD95 infinite, not in its mean)"
+            f"{counted(lost, 'label')} lost by the warp (Dice 0; HD95 infinite, not in its mean)"
         )
     return "\n".join(lines)
 
@@ -119,7 +149,7 @@ def _case_table(cases: Sequence[CaseScores]) -> str:
             before = _number(metric.initial(case), metric) + " → " if metric.initial else ""
             cells.append(before + after)
         rows.append((case.case, *cells))
-    return "\n".join(_aligned(rows))
+    return "\n".join(aligned(rows))
 
 
 def _spread(result: Statistic, metric: Metric) -> str:
@@ -159,7 +189,7 @@ def _number(value: float | None, metric: Metric) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows as lines: the first column flush left, the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
@@ -170,11 +200,13 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return lines
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """A number with its noun: "1 pair", "2 pairs"."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _csv(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    """Rows as csv text; None is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -1,5 +1,6 @@
 """Labels and landmarks of a predicted pair, before and after."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from autoreg.evaluation.landmarks import tre_mm
 from autoreg.evaluation.overlap import dice, present_labels
 from autoreg.evaluation.predictions import PredictedPair
 from autoreg.evaluation.reading import existing, read_image_of, read_on_fixed
+from autoreg.evaluation.referee_scores import RefereeLabel
 from autoreg.evaluation.scores import LabelScore, LabelState
 from autoreg.evaluation.surface import hd95
 from autoreg.geometry.grid import Geometry
@@ -115,7 +117,7 @@ def label_scores(
     )
 
 
-def label_notes(scores: tuple[LabelScore, ...]) -> list[str]:
+def label_notes(scores: Sequence[LabelScore | RefereeLabel]) -> list[str]:
     """Which labels were missing or got lost, in words."""
     notes = []
     for state, text in _STATES.items():

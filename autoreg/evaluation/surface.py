@@ -13,16 +13,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, spatial
+from scipy import ndimage
 
 from autoreg.errors import GeometryError
 from autoreg.evaluation.arrays import Array, FloatArray, as_numpy
+from autoreg.evaluation.surface_distances import Spacing, directed_percentile
 
 # Corners of a 2x2x2 neighbourhood in C order; the first has the highest of 8 bits.
 _CORNERS = tuple(itertools.product((0, 1), repeat=3))
 _BITS = tuple(128 >> i for i in range(8))
-
-Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +93,8 @@ def hd95(
 def robust_hausdorff(first: Surfels, second: Surfels, spacing_mm: Spacing, percent: float) -> float:
     """The larger of the two directed percentile distances of two surfaces, millimetres."""
     return max(
-        _percentile(_distances(first, second, spacing_mm), first.areas_mm2, percent),
-        _percentile(_distances(second, first, spacing_mm), second.areas_mm2, percent),
+        directed_percentile(a.corners, a.areas_mm2, b.corners, spacing_mm, percent)
+        for a, b in ((first, second), (second, first))
     )
 
 
@@ -209,27 +208,3 @@ def _boxes(
     if 0 in boxes and (label_map == 0).any():
         boxes[0] = tuple(slice(0, n) for n in label_map.shape)
     return boxes
-
-
-def _distances(start: Surfels, goal: Surfels, spacing_mm: Spacing) -> FloatArray:
-    """Distance (N,) of each surfel of `start` to the nearest one of `goal`, millimetres."""
-    spacing = np.array(spacing_mm)
-    low = np.minimum(start.corners.min(0), goal.corners.min(0))
-    shape = np.maximum(start.corners.max(0), goal.corners.max(0)) - low + 1
-    empty = np.ones(shape, bool)
-    empty[tuple((goal.corners - low).T)] = False
-    places = tuple((start.corners - low).T)
-    away = empty[places]  # the others lie on the goal's surface, at distance 0
-    distances = np.zeros(len(start.corners))
-    if away.any():
-        tree = spatial.cKDTree(goal.corners * spacing)
-        distances[away] = tree.query(start.corners[away] * spacing)[0]
-    return distances
-
-
-def _percentile(distances: FloatArray, areas: FloatArray, percent: float) -> float:
-    """The first distance at which the cumulated share of the area reaches `percent`."""
-    order = np.lexsort((areas, distances))
-    share = np.cumsum(areas[order]) / areas.sum()
-    at = int(np.searchsorted(share, percent / 100))
-    return float(distances[order][min(at, len(order) - 1)])

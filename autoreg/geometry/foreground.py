@@ -24,6 +24,7 @@ _BINS = 256
 # A background is bright if so many voxels of the faces lie so close to their median, as a share of
 # the range, and this above the threshold; the others may show a body that is cut off.
 _FACES_ALIKE = 0.6
+_RANGE = (0.005, 0.995)
 _ALIKE = 0.05
 
 
@@ -72,7 +73,8 @@ def bright_background(array: NDArray[Any]) -> float | None:
         or [array.ravel()]
     )
     middle = float(np.median(faces))
-    near = np.abs(faces - middle) <= _ALIKE * (float(array.max()) - float(array.min()))
+    low, high = np.quantile(array, _RANGE)  # a single bright voxel must not decide
+    near = np.abs(faces - middle) <= _ALIKE * (high - low)
     alike = np.count_nonzero(near) >= _FACES_ALIKE * faces.size
     threshold = foreground_threshold(array)
     is_bright = alike and middle > threshold and array.min() >= _HOUNSFIELD_MINIMUM

@@ -11,7 +11,7 @@ from autoreg.io.problems import Problem
 _ENDINGS = (
     ".nii.gz", ".nii.bz2", ".img.gz", ".gipl.gz", ".raw.gz", ".mnc.gz", ".nii", ".mha", ".mhd",
     ".nrrd", ".nhdr", ".hdr", ".img", ".mgz", ".mgh", ".mnc", ".gipl", ".zraw", ".raw", ".tiff",
-    ".tif", ".vtk", ".csv",
+    ".tif", ".vtk", ".csv", ".fcsv", ".mrk.json",
 )  # fmt: skip
 
 # Files that hold only the numbers of an image whose header is another file.

@@ -14,6 +14,7 @@ from autoreg.io.dataset_files import (
 )
 from autoreg.io.dataset_json import Description, Json
 from autoreg.io.dataset_pairs import NativePairs, pair_modalities
+from autoreg.io.landmarks import LANDMARK_SUFFIXES
 from autoreg.io.problems import Problem
 
 KEYS = (
@@ -151,10 +152,11 @@ class _Split:
         for stem, path in found.items():
             match = IMAGE_NAME.fullmatch(stem)
             ending = split_ending(path.name)[1]
-            if stem in cases and (ending.lower() == ".csv") == (kind == "landmarks"):
+            if stem in cases and (ending.lower() in LANDMARK_SUFFIXES) == (kind == "landmarks"):
                 continue
             if stem in cases:
-                what = "a csv file" if kind == "landmarks" else "an image file"
+                points = f"one ending in {' or '.join(LANDMARK_SUFFIXES)}"
+                what = points if kind == "landmarks" else "an image file"
                 problem = Problem(str(path), f"a file ending in {ending}", what, "convert it")
             elif match is not None and match["case"] in cases:
                 remedy = f'rename it to "{match["case"]}{ending}": here no channel is named'

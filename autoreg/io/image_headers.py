@@ -39,24 +39,25 @@ _TYPES = {
 }
 
 
-def read_either(path: Path, kind: Kind) -> tuple[Volume, Literal[2, 3]]:
+def read_either(path: Path, kind: Kind, *, exact: bool = False) -> tuple[Volume, Literal[2, 3]]:
     """Read a two- or three-dimensional image, and say which it is.
 
     Args:
         path: The file.
         kind: As for `read_image`.
+        exact: As for `read_image`.
 
     Raises:
         DataError: as `read_image`.
     """
     reader = _planar_reader(path)
     if reader is None:
-        return read_image([path], kind), 3
+        return read_image([path], kind, exact=exact), 3
     try:
         image = _planar_image(reader, path)
     except RuntimeError as error:
         raise DataError(f"{path}: cannot be read by SimpleITK: {last_line(error)}") from error
-    return from_sitk(sitk.JoinSeries([image]), kind, str(path)), 2
+    return from_sitk(sitk.JoinSeries([image]), kind, str(path), exact=exact), 2
 
 
 def read_channels(paths: Sequence[Path], kind: Kind) -> tuple[Volume, Literal[2, 3]]:
@@ -129,7 +130,7 @@ def write_either(
 def with_type(volume: Volume, dtype: np.dtype[Any] | None) -> Volume:
     """The volume in another number type; real numbers are rounded and clamped for integers."""
     array = volume.array
-    if dtype is None or array.dtype.kind == "b":
+    if dtype is None or array.dtype.kind == "b" or array.dtype == dtype:
         return volume
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)

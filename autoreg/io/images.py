@@ -28,13 +28,14 @@ WRITTEN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
 
-def read_image(paths: Sequence[Path], kind: Kind) -> Volume:
+def read_image(paths: Sequence[Path], kind: Kind, *, exact: bool = False) -> Volume:
     """Read an image; several files are the channels of one image.
 
     Args:
         paths: One file per channel; label maps and masks have one.
         kind: "intensity" gives float32. "label" gives int32 and accepts whole numbers stored as
             floating-point ones. "mask" gives bool: everything but 0 is inside.
+        exact: With "label": integers keep the file's type, so that none is too large.
 
     Returns:
         The volume.
@@ -53,7 +54,8 @@ def read_image(paths: Sequence[Path], kind: Kind) -> Volume:
                 f"{difference}; resample it"
             )
     arrays = [
-        _converted(array, kind, path) for path, (array, _) in zip(paths, channels, strict=True)
+        _converted(array, kind, path, exact=exact)
+        for path, (array, _) in zip(paths, channels, strict=True)
     ]
     return Volume(np.stack(arrays), geometry, kind)
 
@@ -159,13 +161,16 @@ def set_itk_geometry(image: sitk.Image, geometry: Geometry) -> None:
     image.SetDirection(direction)
 
 
-def from_sitk(image: sitk.Image, kind: Kind, name: str = "SimpleITK image") -> Volume:
+def from_sitk(
+    image: sitk.Image, kind: Kind, name: str = "SimpleITK image", *, exact: bool = False
+) -> Volume:
     """A three-dimensional SimpleITK image as a volume; vector components become channels.
 
     Args:
         image: The image.
         kind: As for `read_image`.
         name: What it is, in messages: its file.
+        exact: As for `read_image`.
 
     Raises:
         DataError: if the image is not three-dimensional or its numbers do not suit `kind`.
@@ -177,7 +182,8 @@ def from_sitk(image: sitk.Image, kind: Kind, name: str = "SimpleITK image") -> V
     )
     array = sitk.GetArrayFromImage(image)
     channels = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
-    return Volume(np.stack([_converted(c, kind, Path(name)) for c in channels]), geometry, kind)
+    converted = [_converted(c, kind, Path(name), exact=exact) for c in channels]
+    return Volume(np.stack(converted), geometry, kind)
 
 
 def _read_scalar(path: Path) -> tuple[NDArray[Any], Geometry]:
@@ -233,7 +239,7 @@ def _geometry(
         raise DataError(f"{path}: {error}; correct the header") from error
 
 
-def _converted(array: NDArray[Any], kind: Kind, path: Path) -> NDArray[Any]:
+def _converted(array: NDArray[Any], kind: Kind, path: Path, *, exact: bool = False) -> NDArray[Any]:
     if array.dtype.kind == "c":
         raise DataError(f"{path}: complex numbers; expected real ones")
     if kind == "intensity":
@@ -243,6 +249,8 @@ def _converted(array: NDArray[Any], kind: Kind, path: Path) -> NDArray[Any]:
     if kind == "mask":
         inside: NDArray[np.bool_] = array != 0
         return inside
+    if exact and array.dtype.kind in "iu":
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
     return _whole_numbers(array, path)
 
 

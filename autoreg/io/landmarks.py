@@ -128,7 +128,10 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         raise DataError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
-    rows = enumerate(csv.reader(text.splitlines()), start=1)
+    try:
+        rows = list(enumerate(csv.reader(text.splitlines()), start=1))
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot be read ({error}); correct the file") from error
     return [(number, cells) for number, cells in rows if any(cell.strip() for cell in cells)]
 
 

@@ -19,6 +19,8 @@ WARPED_FILE = "warped.nii.gz"
 WARPED_LABELS_FILE = "warped_labels.nii.gz"
 WARPED_LANDMARKS_FILE = "warped_landmarks.csv"
 TRACE_FILE = "trace.csv"
+# Of the network, where autoreg_register goes on from one; trace.csv is the field's there.
+TRACE_NETWORK_FILE = "trace_network.csv"
 # There from the start of a prediction until result.json is; then, why it failed.
 UNFINISHED_FILE = "unfinished.txt"
 
@@ -88,7 +90,7 @@ class LossRecord:
 
 @dataclass(frozen=True)
 class OptimisationRecord:
-    """What instance optimisation did; trace.csv has the steps.
+    """What instance optimisation did; its trace has the steps.
 
     Attributes:
         mode: "gradient_projection", "vanilla" or "none".
@@ -278,3 +280,11 @@ def read_result(folder: Path) -> Result:
             "with this version of autoreg"
         )
     return from_plain(Result, data, str(path), DataError)
+
+
+def is_whole(folder: Path, result: Result) -> bool:
+    """Whether every file that a result lists is in its folder, in the size that it lists."""
+    return all(
+        (folder / name).is_file() and (folder / name).stat().st_size == size
+        for name, size in result.files.items()
+    )

@@ -1,7 +1,7 @@
 """Point lists of 3D Slicer: .fcsv, and .mrk.json of one point list.
 
 Both say in which frame their numbers are. They are read in either, and written in LPS, which is
-what Slicer itself writes.
+what Slicer itself writes. Line breaks in names become spaces.
 
 References:
     3D Slicer, developer guide, Markups: file formats; schema markups-schema-v1.0.3.
@@ -65,7 +65,7 @@ def read_fcsv(path: Path) -> NamedPoints:
     points, names = [], []
     for number, line in enumerate(lines, start=1):
         if line.strip() and not line.startswith("#"):
-            (cells,) = csv.reader([line])
+            cells = _cells(line, f"{path}, line {number}")
             points.append(_point(cells[1:4], f"{path}, line {number}"))
             names.append(cells[_LABEL] if len(cells) > _LABEL else "")
     return NamedPoints(_in_lps(points, frame, path), tuple(names))
@@ -94,7 +94,8 @@ def read_markups(path: Path) -> NamedPoints:
         ) from error
     if kind != "Fiducial":
         raise DataError(f"{path}: holds a {kind}, expected a point list (Fiducial)")
-    if (unit if isinstance(unit, str) else unit[0]) != "mm":
+    # A list holds the code, its system and its meaning.
+    if (unit[0] if isinstance(unit, list) and unit else unit) != "mm":
         raise DataError(f"{path}: its coordinates are in {unit}, expected mm; save it in mm")
     points = []
     for number, (point, said) in enumerate(zip(listed, status, strict=True), start=1):
@@ -142,7 +143,8 @@ def write_markups(path: Path, named: NamedPoints) -> None:
 def _rows(named: NamedPoints) -> list[tuple[list[float], str]]:
     points = np.asarray(named.points_mm, dtype=np.float64).tolist()
     names = named.names or [f"F-{number}" for number in range(1, len(points) + 1)]
-    return list(zip(points, names, strict=True))
+    # A line of .fcsv is a point: a name of several lines would not come back.
+    return list(zip(points, [" ".join(name.splitlines()) for name in names], strict=True))
 
 
 def _text(path: Path) -> str:
@@ -152,6 +154,14 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _cells(line: str, where: str) -> list[str]:
+    try:
+        (cells,) = csv.reader([line])
+    except csv.Error as error:
+        raise DataError(f"{where}: cannot be read ({error}); correct the line") from error
+    return cells
 
 
 def _point(cells: object, where: str) -> list[float]:
@@ -165,7 +175,7 @@ def _point(cells: object, where: str) -> list[float]:
 
 
 def _in_lps(points: ArrayLike, frame: object, path: Path) -> FloatArray:
-    if frame not in _TO_LPS:
+    if not isinstance(frame, str) or frame not in _TO_LPS:
         found = "not said" if frame is None else f"{frame!r}"
         raise DataError(
             f"{path}: the coordinate system is {found}, expected LPS or RAS; save the points again "
@@ -174,4 +184,4 @@ def _in_lps(points: ArrayLike, frame: object, path: Path) -> FloatArray:
     array = np.array(points, dtype=np.float64)
     if not array.size:
         raise DataError(f"{path}: holds no landmarks; add some, or remove the file")
-    return array * _TO_LPS[str(frame)]
+    return array * _TO_LPS[frame]

@@ -4,6 +4,7 @@
 antsApplyTransforms: the first transform is the first that a point of the fixed image goes through.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,20 @@ from autoreg.geometry.resampling import field_from_mm
 from autoreg.geometry.transforms import Composite, DisplacementField, Transform
 from autoreg.io.images import WRITTEN_SUFFIXES
 from autoreg.io.itk_transforms import ITK_SUFFIXES, read_itk_transform
-from autoreg.io.result import DISPLACEMENT_FILE, INVERSE_FILE, UNFINISHED_FILE
+from autoreg.io.result import (
+    DISPLACEMENT_FILE,
+    INVERSE_FILE,
+    UNFINISHED_FILE,
+    is_whole,
+    read_result,
+)
 from autoreg.io.transforms import (
     Dimension,
     displacement_dimension,
     read_displacement,
 )
+
+logger = logging.getLogger(__name__)
 
 INVERSE_PREFIX = "inverse:"
 
@@ -52,7 +61,8 @@ def read_chain(specs: Sequence[str]) -> Chain:
 
     Args:
         specs: Of each one a file or the folder of a registered pair, after `inverse:` for its
-            inverse. A folder gives its displacement, or the inverse that is stored in it.
+            inverse. A folder gives its displacement, or the inverse that is stored in it, also
+            where a later registration into it failed (with a warning).
 
     Raises:
         DataError: if one cannot be read, or 2-D ones are mixed with 3-D ones.
@@ -117,15 +127,29 @@ def _field(path: Path) -> DisplacementField:
 
 def _file_of_result(folder: Path, *, inverse: bool) -> Path:
     unfinished = folder / UNFINISHED_FILE
-    if unfinished.is_file():
+    if unfinished.is_file() and not _has_whole_result(folder):
         raise DataError(
             f"{folder}: its registration is not finished ({unfinished.name} says why); register "
             "the pair again"
+        )
+    if unfinished.is_file():
+        logger.warning(
+            "warning: %s: the result of an earlier registration is used; the last one is not "
+            "finished (%s says why)",
+            folder,
+            unfinished.name,
         )
     path = folder / (INVERSE_FILE if inverse else DISPLACEMENT_FILE)
     if not path.is_file():
         raise DataError(f"{folder}: no folder of a registered pair: it holds no {path.name}")
     return path
+
+
+def _has_whole_result(folder: Path) -> bool:
+    try:
+        return is_whole(folder, read_result(folder))
+    except DataError:
+        return False
 
 
 def _ants_hint(spec: str) -> str:

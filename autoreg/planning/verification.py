@@ -18,6 +18,7 @@ from autoreg.io.dataset import Case, RawDataset, landmarks_mm, pair_landmarks, s
 from autoreg.io.images import read_image
 from autoreg.io.landmarks import malformed_lines
 from autoreg.io.problems import Problem, report
+from autoreg.io.slicer_landmarks import FCSV_SUFFIX, MARKUPS_SUFFIX
 from autoreg.parallel import choose_workers, map_cases
 from autoreg.planning.sizes import largest_image_voxels
 
@@ -211,7 +212,9 @@ def _check_landmarks(
             problems.append(Problem(f"{file}, line {number}", repr(text), expected, remedy))
         if not lines:
             header = "the header x,y,z and " if case.landmark_frame == "lps_mm" else ""
-            problems.append(_unreadable(file, error, header + "one point per line"))
+            is_slicers = file.name.lower().endswith((FCSV_SUFFIX, MARKUPS_SUFFIX))
+            expected = "a point list of 3D Slicer" if is_slicers else f"{header}one point per line"
+            problems.append(_unreadable(file, error, expected))
         return None
     outside = np.flatnonzero(~geometry.contains(points))
     if outside.size:

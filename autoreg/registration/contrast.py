@@ -151,6 +151,5 @@ def _scaled(array: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.
 
 def _window_means(fields: Tensor) -> Tensor:
     """Means over a window around each voxel, (C, D, H, W); zeros beyond the border."""
-    size = [min(_WINDOW, n // 2 * 2 + 1) if n > 1 else 1 for n in fields.shape[1:]]
-    size = [n - 1 if n % 2 == 0 else n for n in size]
+    size = [(min(_WINDOW, n) - 1) // 2 * 2 + 1 for n in fields.shape[1:]]  # odd, and it fits
     return functional.avg_pool3d(fields, size, 1, [n // 2 for n in size])

@@ -188,20 +188,24 @@ class _Optimisation:
         plan = self.plan.dense
         if plan is None:
             raise ValueError("the plan has no second stage")
-        level = self._level(first, "dense")
-        blocks = level.blocks_mm()
-        field = BlockField(spline.grid.evaluate(spline.displacement, blocks), blocks)
+        field = None
         for index in reversed(range(first + 1)):
             steps = plan.iterations[min(index, len(plan.iterations) - 1)]
-            if steps > 0:
-                level = self._level(index, "dense")
-                field = optimise_dense(level, field, plan, steps, self.course)
+            if steps == 0:
+                continue
+            level = self._level(index, "dense")
+            if field is None:
+                blocks = level.blocks_mm()
+                field = BlockField(spline.grid.evaluate(spline.displacement, blocks), blocks)
+            field = optimise_dense(level, field, plan, steps, self.course)
+        if field is None:
+            return spline.grid.evaluate(spline.displacement, self.images.box.of_image())
         return field.at(self.images.box.of_image())
 
     @property
     def _size(self) -> float:
         """Of the object, against a head; 1 for all that are larger."""
-        return min(1.0, max(self.images.box.lengths_mm) / _HEAD_MM)
+        return min(1.0, self.images.object_mm / _HEAD_MM)
 
     @property
     def _signed(self) -> bool:

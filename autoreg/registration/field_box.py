@@ -184,6 +184,15 @@ def _span(inside: FloatArray, voxels: int, margin: float, unit: int) -> tuple[in
     return max(min(first, voxels - size), min(0, (voxels - size) // 2)), size
 
 
+def object_mm(volume: Volume) -> float:
+    """The longest axis of the foreground with a margin around it, as far as the image reaches."""
+    corners = _foreground_index(volume)
+    extent = corners.max(0) - corners.min(0) + 1
+    spacing = np.array(volume.geometry.spacing_mm)
+    reach = np.minimum(extent * spacing + 2 * _MARGIN_MM, np.array(volume.geometry.shape) * spacing)
+    return float(reach.max())
+
+
 def _foreground_index(volume: Volume) -> FloatArray:
     """Corners of the boxes of each channel's foreground, (8 C, 3) indices."""
     corners = []

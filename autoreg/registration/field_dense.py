@@ -88,18 +88,18 @@ def optimise_dense(
     )
     course.begin()
     best = field
-    for _ in range(steps):
+    for number in range(steps + 1):  # and a last look
         warped = level.warp(field.u_mm, matrices)
         weights = level.weights_at(field.u_mm, still)
         response = level.similarity(warped, weights)
         goes_on = course.goes_on("dense", level.voxel_mm, response.value)
         best = field if course.is_best else best
-        if not goes_on:
-            return best if course.astray else field
+        if not goes_on or number == steps:
+            break
         pooled = separable(_in_blocks(level, warped, response), around)
         step = _damped_step(pooled, weights, plan.damping, level.flat)
         field = BlockField(_composed(separable(_shortened(step, level), smoothing), field), blocks)
-    return field
+    return best if course.astray else field
 
 
 def _in_blocks(level: Level, warped: Tensor, response: Response) -> Tensor:

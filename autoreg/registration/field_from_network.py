@@ -19,7 +19,9 @@ from autoreg.geometry.resampling import (
 from autoreg.geometry.transforms import Affine, Composite, DisplacementField
 from autoreg.geometry.volume import Volume
 from autoreg.numerics.coarse_inverse import coarse_inverse
+from autoreg.numerics.pyramid import pooled
 from autoreg.registration.field import FieldRegistration, register_field
+from autoreg.registration.field_box import IntTriple, factors_at, finest_mm
 from autoreg.registration.field_course import FieldStep
 
 _IDENTITY = Affine(np.eye(4))
@@ -114,7 +116,10 @@ def _warped(
     start: Composite, moving: Volume, mask: Volume | None, geometry: Geometry
 ) -> tuple[Volume, Volume]:
     """The moving image on the fixed image's grid, and where it is known and counts."""
-    values = resample_volume(moving, start, geometry, outside=math.nan, interpolation="cubic").array
+    # Finer voxels are averaged first, as without a network: their noise would be kept otherwise.
+    factors = factors_at(0, finest_mm(geometry), moving.geometry)
+    coarse = _pooled(moving, factors)
+    values = resample_volume(coarse, start, geometry, outside=math.nan, interpolation="cubic").array
     inside = np.isfinite(values).all(axis=0)
     if mask is not None:
         inside &= resample_volume(mask, start, geometry).single != 0
@@ -123,3 +128,17 @@ def _warped(
     lowest = moving.array.min(axis=(1, 2, 3)).reshape(-1, 1, 1, 1)
     filled = np.where(np.isfinite(values), values, lowest).astype(np.float32)
     return Volume(filled, geometry, "intensity"), Volume(inside[None], geometry, "mask")
+
+
+def _pooled(volume: Volume, factors: IntTriple) -> Volume:
+    """Means over boxes of voxels, on the grid of the boxes' middles."""
+    if factors == (1, 1, 1):
+        return volume
+    array = torch.from_numpy(np.asarray(volume.array, dtype=np.float32))
+    boxes = np.eye(4)
+    boxes[:3, :3] = np.diag(factors)
+    boxes[:3, 3] = (np.array(factors) - 1) / 2
+    values = pooled(array, factors).numpy()
+    shape = (values.shape[1], values.shape[2], values.shape[3])
+    geometry = Geometry(shape, volume.geometry.index_to_world @ boxes)
+    return Volume(values, geometry, "intensity")

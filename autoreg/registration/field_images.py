@@ -29,6 +29,7 @@ from autoreg.registration.field_box import (
     find_box,
     finest_mm,
     flat_axes,
+    object_mm,
 )
 from autoreg.registration.field_level import Level
 from autoreg.registration.field_similarity import Criterion
@@ -53,6 +54,7 @@ class FieldImages:
         initial: From fixed to moving points.
         weights: (*box.shape) where the fixed image counts, 0 to 1.
         moving_weights: (D, H, W) where the moving image counts; None: everywhere inside.
+        object_mm: Size of what the images show, whatever the masks.
     """
 
     fixed: Tensor
@@ -62,6 +64,7 @@ class FieldImages:
     initial: Affine
     weights: Tensor
     moving_weights: Tensor | None
+    object_mm: float
 
     @property
     def voxel_mm(self) -> float:
@@ -210,9 +213,14 @@ def make_images(
         raise DataError("the fixed image's mask is empty; draw it, or leave it out")
     if moving_counted is not None and not moving_counted.any():
         raise DataError("the moving image's mask is empty; draw it, or leave it out")
+    channels = _usable_channels((fixed, moving), masks)
+    fixed_values, moving_values = (
+        np.stack([_scaled(volume.array[c], mask) for c in channels])
+        for volume, mask in zip((fixed, moving), masks, strict=True)
+    )
     return FieldImages(
-        fixed=torch.from_numpy(box.cut(scaled(fixed, "fixed", masks[0]))).to(device),
-        moving=torch.from_numpy(scaled(moving, "moving", masks[1])).to(device),
+        fixed=torch.from_numpy(box.cut(fixed_values)).to(device),
+        moving=torch.from_numpy(moving_values).to(device),
         box=box,
         moving_geometry=moving.geometry,
         initial=initial,
@@ -220,6 +228,7 @@ def make_images(
         moving_weights=(
             None if moving_counted is None else torch.from_numpy(moving_counted).to(device)
         ),
+        object_mm=max(object_mm(fixed), object_mm(moving)),
     )
 
 
@@ -241,30 +250,53 @@ def mask_of(mask: Volume) -> npt.NDArray[np.float32]:
     return np.asarray(mask.single != 0, dtype=np.float32)
 
 
-def scaled(volume: Volume, name: str, mask: Volume | None = None) -> npt.NDArray[np.float32]:
-    """Intensities from the image's darkest to its brightest, outliers clamped, as 0 to 1.
+def _usable_channels(
+    volumes: tuple[Volume, Volume], masks: tuple[Volume | None, Volume | None]
+) -> list[int]:
+    """Numbers of the channels that vary in both images, each inside its mask.
+
+    Raises:
+        DataError: if there is none, or a value is not finite.
+    """
+    usable, refusal = [], ""
+    for channel in range(len(volumes[0].array)):
+        varies = True
+        for name, volume, mask in zip(("fixed", "moving"), volumes, masks, strict=True):
+            values = volume.array[channel]
+            if not np.isfinite(values).all():
+                raise DataError(f"the {name} image has NaN or infinite values; repair it")
+            counted = values if mask is None else values[mask.single != 0]
+            if counted.min() == counted.max():
+                varies = False
+                where = "" if mask is None else " inside its mask"
+                refusal = refusal or (
+                    f"the {name} image is constant ({counted.min():g}){where}; nothing can be "
+                    "compared"
+                )
+        if varies:
+            usable.append(channel)
+    if not usable:
+        raise DataError(refusal)
+    return usable
+
+
+def _scaled(
+    channel: npt.NDArray[np.generic], mask: Volume | None = None
+) -> npt.NDArray[np.float32]:
+    """Intensities (D, H, W) from the darkest to the brightest, outliers clamped, as 0 to 1.
 
     With a mask from the darkest to the brightest inside: what is hidden, such as metal, would
     squeeze all that counts into a small part of the range.
-
-    Raises:
-        DataError: if a channel is constant or not finite.
     """
-    result = np.empty(volume.array.shape, dtype=np.float32)
-    for target, channel in zip(result, volume.array, strict=True):
-        if not np.isfinite(channel).all():
-            raise DataError(f"the {name} image has NaN or infinite values; repair it")
-        values = channel.ravel() if mask is None else channel[mask.single != 0]
-        step = max(1, values.size // _QUANTILE_VOXELS)
-        low, high = np.quantile(values[::step], _QUANTILES)
-        if not low < high:
-            low, high = values.min(), values.max()
-        if not low < high:
-            where = "" if mask is None else " inside its mask"
-            raise DataError(
-                f"the {name} image is constant ({low:g}){where}; nothing can be compared"
-            )
-        np.subtract(channel, low, out=target, casting="unsafe")
-        target /= high - low
-        np.clip(target, 0, 1, out=target)
-    return result
+    values = channel.ravel() if mask is None else channel[mask.single != 0]
+    if values.size > _QUANTILE_VOXELS:
+        # At random: a stride may look at a few columns of the image alone.
+        values = values[np.random.default_rng(0).integers(0, values.size, _QUANTILE_VOXELS)]
+    low, high = np.quantile(values, _QUANTILES)
+    if not low < high:
+        inside = channel if mask is None else channel[mask.single != 0]
+        low, high = inside.min(), inside.max()
+    result = np.empty(channel.shape, dtype=np.float32)
+    np.subtract(channel, low, out=result, casting="unsafe")
+    result /= high - low
+    return np.clip(result, 0, 1, out=result)

@@ -16,7 +16,7 @@ PRESETS: dict[str, FieldPlan] = {
     "accurate": FieldPlan(
         "lncc",
         SplinePlan(4.0, 2.5, 0.019, 4.0, (24, 48, 64), (30, 12, 8, 8), 10, 2.0),
-        DensePlan((12, 12), 0.7, 6.0, 0.05),
+        DensePlan((12, 12), 0.7, 8.0, 0.05),
         0.002,
         both_directions=True,
     ),

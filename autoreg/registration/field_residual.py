@@ -13,6 +13,7 @@ from autoreg.registration.field_spline import SplineField
 # Windows of less contrast say nothing: standard deviation as a share of the image's range.
 _CONTRAST = 0.03
 _MEDIAN_OF_NORMAL = 0.6745
+_SAMPLES = 2**18
 
 
 @dataclass(frozen=True)
@@ -88,4 +89,8 @@ def noise_of(image: Tensor) -> Tensor:
 def _median(sizes: Tensor) -> float:
     """Of those that are not 0, as background is that was set so."""
     sizes = sizes[sizes > 0]
-    return float(sizes[:: max(1, len(sizes) // 2**18)].median()) if len(sizes) else 0.0
+    if len(sizes) > _SAMPLES:
+        # At random: a stride may look at a few columns of the image alone.
+        chosen = torch.randint(len(sizes), (_SAMPLES,), generator=torch.Generator().manual_seed(0))
+        sizes = sizes[chosen.to(sizes.device)]
+    return float(sizes.median()) if len(sizes) else 0.0

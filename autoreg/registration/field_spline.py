@@ -94,14 +94,14 @@ def optimise_spline(
     course.begin()
     best = field
     before: Tensor | float = 0.0
-    for _ in range(steps):
+    for number in range(steps + 1):  # and a last look
         warped = level.warp(field.displacement, at_voxels)
         weights = level.weights_at(field.displacement, at_blocks)
         response = level.similarity(warped, weights)
         goes_on = course.goes_on(stage, level.voxel_mm, response.value)
         best = field if course.is_best else best
-        if not goes_on:
-            return best if course.astray else field
+        if not goes_on or number == steps:
+            break
         pooled = _pooled(level, warped, response, grid, at_voxels)
         step = _step(grid, pooled[:3], pooled[3:], field.velocity, stiffness, plan.inner_iterations)
         step += _MOMENTUM * before
@@ -112,7 +112,7 @@ def optimise_spline(
         step *= min(1.0, _LONGEST * level.voxel_mm / max(longest, 1e-12))
         field = SplineField.of(grid, field.velocity + step)
         before = step
-    return field
+    return best if course.astray else field
 
 
 def _pooled(

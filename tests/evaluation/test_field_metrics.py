@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import plain_referee
 import pytest
 import torch
 from scipy import ndimage
@@ -100,9 +101,37 @@ def test_ndv_agrees_with_its_definition_in_a_mask():
     assert found.fraction == pytest.approx(volume / count, rel=1e-12)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize("masked", [False, True])
+def test_folds_are_found_in_float32_and_measured_in_float64(monkeypatch, share, masked):
+    # 0: whole slabs as soon as one voxel may fold; 1: single voxels always
+    monkeypatch.setattr("autoreg.evaluation.fields._MANY", share)
+    monkeypatch.setattr("autoreg.evaluation.fields._SEARCH_VOXELS", 900)
+    noise = np.random.default_rng(2).standard_normal((3, *SHAPE))
+    u = (8 * ndimage.gaussian_filter(noise, (0, 1.5, 1.5, 1.5))).astype(np.float32)
+    mask = np.ones(SHAPE, bool)
+    if masked:
+        mask = ndimage.gaussian_filter(noise[0], 2) > 0.02
+        mask[:3], mask[:, -4:] = False, False
+    expected = plain_referee.ndv_fraction(u, mask)
+    assert 1e-4 < expected < 0.05
+    found = ndv(u, mask)
+    assert found.fraction == pytest.approx(expected, rel=1e-12)
+    exact = ndv(u.astype(np.float64), mask)
+    assert found.folded_voxels == exact.folded_voxels
+    assert found.folded_tetrahedra == pytest.approx(exact.folded_tetrahedra, rel=1e-12)
+
+
+def test_a_number_that_is_none_is_not_passed_over():
+    u = zeros()
+    u[0, 5, 5, 5] = np.nan
+    assert np.isnan(ndv(u).fraction)
+
+
 def test_slabs_do_not_show(monkeypatch):
     whole = ndv(rough()), central_determinant(rough())
     monkeypatch.setattr("autoreg.evaluation.fields._SLAB_VOXELS", 60)
+    monkeypatch.setattr("autoreg.evaluation.fields._SEARCH_VOXELS", 60)
     assert ndv(rough()).volume_vox == pytest.approx(whole[0].volume_vox, rel=1e-13)
     assert torch.equal(central_determinant(rough()), whole[1])
 

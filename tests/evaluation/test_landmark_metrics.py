@@ -40,10 +40,13 @@ def test_centroids_of_blobs():
     fixed[2:5, 2:5, 2:5] = 3
     warped[2:5, 4:7, 2:5] = 3
     fixed[8, 8, 8] = 5
+    fixed[6:8, 7:9, 0:1] = 4
+    warped[6:8, 7:9, 2:6] = 4
+    warped[0, 0, 0] = 9  # not in the fixed map
     ids, errors = tre_centroids(fixed, warped, spacing_mm=(1, 0.5, 1))
-    assert ids == (3, 5)
-    assert errors[0] == pytest.approx(1.0)
-    assert np.isnan(errors[1])  # lost by the warp
+    assert ids == (3, 4, 5)
+    assert errors[:2] == pytest.approx([1.0, 3.5])
+    assert np.isnan(errors[2])  # lost by the warp
 
 
 def test_centroids_need_one_grid():

@@ -116,6 +116,26 @@ def test_hd95_agrees_with_a_distance_transform_on_rough_labels():
     )
 
 
+@pytest.mark.parametrize("percent", [50, 95, 100])
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (2.5, 0.5, 1), (0.7, 1, 3)])
+def test_far_and_near_elements_agree_with_all_distances(spacing, percent):
+    first, second = np.zeros((2, 30, 34, 32), int)
+    first[3:12, 4:20, 5:14] = 1
+    second[4:12, 4:9, 3:14] = 1
+    second[24:28, 26:31, 22:31] = 1  # beyond the lines that are looked at
+    directed = []
+    for a, b in ((first, second), (second, first)):
+        start, goal = (surfels(x, 1, spacing_mm=spacing) for x in (a, b))
+        gaps = (start.corners[:, None] - goal.corners) * np.array(spacing)
+        away = np.sqrt((gaps**2).sum(-1)).min(1)
+        order = np.lexsort((start.areas_mm2, away))
+        share = np.cumsum(start.areas_mm2[order]) / start.areas_mm2.sum()
+        at = np.searchsorted(share, percent / 100)
+        directed.append(away[order][min(at, len(order) - 1)])
+    found = hd95(first, second, [1], spacing_mm=spacing, percent=percent)[0]
+    assert found == pytest.approx(max(directed), rel=1e-12)
+
+
 def test_background_may_be_scored():
     assert hd95(CUBE, np.roll(CUBE, 1, 0), [0, 1])[0] <= 1.0
 

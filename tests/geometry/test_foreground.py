@@ -70,6 +70,15 @@ def test_only_a_background_of_one_bright_value_is_bright():
     assert bright_background(negative(body)[9:10]) == 100
 
 
+def test_one_bright_voxel_does_not_make_a_background_bright():
+    """Tissue fills the field of view; beside an outlier its intensities seem all alike."""
+    rng = np.random.default_rng(3)
+    tissue = 300 + 40 * rng.standard_normal(SHAPE)
+    tissue[8:14, 8:14, 8:14] = 40
+    tissue[4, 4, 4] = 20000
+    assert bright_background(tissue) is None
+
+
 def test_holes_belong_to_it_and_small_parts_do_not():
     body, lung, tube = ball((11, 14, 9), 7), ball((11, 14, 9), 3), ball((2, 2, 2), 1)
     image = np.where(tube | (body & ~lung), noise(-100, 60), -1000.0)

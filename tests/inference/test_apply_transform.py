@@ -6,7 +6,7 @@ import SimpleITK as sitk
 from known_transforms import itk_field, itk_points, points_in, sampled_mm, smooth_field, turned
 from spaces import DIRECTIONS, make_geometry, smooth_image
 
-from autoreg.geometry.transforms import Composite, DisplacementField
+from autoreg.geometry.transforms import Affine, Composite, DisplacementField
 from autoreg.geometry.volume import Volume
 from autoreg.inference.cli_transforms import POINT_ENDINGS, main_apply
 from autoreg.io.images import read_geometry, read_image, write_image
@@ -268,6 +268,23 @@ def test_bad_input_gets_one_clear_message(simple, capsys, arguments, message):
     assert error.count("\n") == 1
     assert message in error
     assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+@pytest.mark.parametrize(
+    ("dtype", "large"),
+    [(np.uint32, 3_000_000_001), (np.int64, 2**62 + 1), (np.uint64, 2**63 + 3), (np.int16, -7)],
+)
+def test_whole_numbers_of_an_image_stay_exact_however_large(tmp_path, dtype, large, dimension):
+    array = np.zeros((6, 5, 4)[:dimension], dtype=dtype)
+    array[1:3, 2] = large
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "image.nrrd"))
+    write_itk_transform(tmp_path / "none.tfm", [Affine(np.eye(4))], dimension)
+    flags = ("-t", "none.tfm", "-r", "image.nrrd", "-o", "out.nrrd", "--interpolation", "nearest")
+    assert _apply(tmp_path, "-i", "image.nrrd", *flags) == 0
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out.nrrd")))
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, array)
 
 
 def test_an_affine_map_has_no_grid_of_its_own(simple, capsys):

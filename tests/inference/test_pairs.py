@@ -124,7 +124,7 @@ def test_json_syntax_errors_name_file_and_line(folder):
 def test_named_files_become_pairs(tmp_path):
     names = [
         "p_1_fixed.nii.gz", "p_1_moving.mha", "p_1_moving_labels.nii.gz", "p_1_fixed_mask.nii",
-        "p_1_fixed_landmarks.csv", "q_fixed_0000.nii.gz", "q_fixed_0001.nii.gz",
+        "p_1_fixed_landmarks.mrk.json", "q_fixed_0000.nii.gz", "q_fixed_0001.nii.gz",
         "q_moving_0000.nii.gz", "q_moving_0001.nii.gz", "readme.txt", "r_fixed.hdr",
         "r_fixed.img.gz", "r_moving.nii.bz2",
     ]  # fmt: skip
@@ -136,7 +136,7 @@ def test_named_files_become_pairs(tmp_path):
     assert p.fixed == (tmp_path / "p_1_fixed.nii.gz",)
     assert p.moving_labels == tmp_path / "p_1_moving_labels.nii.gz"
     assert p.fixed_mask == tmp_path / "p_1_fixed_mask.nii"
-    assert p.fixed_landmarks == tmp_path / "p_1_fixed_landmarks.csv"
+    assert p.fixed_landmarks == tmp_path / "p_1_fixed_landmarks.mrk.json"
     assert q.moving == (tmp_path / "q_moving_0000.nii.gz", tmp_path / "q_moving_0001.nii.gz")
 
 

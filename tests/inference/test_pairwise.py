@@ -113,7 +113,7 @@ def test_a_channel_without_information_does_not_keep_the_others_from_being_regis
         both.append(stacked(noise, image))
     result = register_pair(*both, device="cpu")
     assert result.plan.similarity == "lncc"
-    assert error_mm(result, dimension).mean() < 0.4 * VOXEL_MM[dimension]
+    assert error_mm(result, dimension).mean() < 0.5 * VOXEL_MM[dimension]
     assert result.warped.array.shape[0] == 2
     fixed, warped = sitk.GetArrayFromImage(images[0]).ravel(), result.warped.array[1].ravel()
     assert np.corrcoef(fixed[fixed > 100], warped[fixed > 100])[0, 1] > 0.95

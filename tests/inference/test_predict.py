@@ -8,6 +8,8 @@ import pytest
 import SimpleITK as sitk
 from tiny_models import GRID, save_model, sitk_image, tiny_plan
 
+from autoreg.errors import DataError
+from autoreg.inference import batch
 from autoreg.inference.cli import main_predict
 from autoreg.plan import AlignmentPlan, GridPlan
 
@@ -187,6 +189,35 @@ def test_a_model_folder_or_others_files_are_not_overwritten(tmp_path, pair_folde
     assert [path.name for path in theirs.parent.iterdir()] == ["warped.nii.gz"]
     assert theirs.read_text() == "mine"
     assert result(tmp_path / "out", "two")["case"] == "two"
+
+
+@pytest.mark.parametrize("with_model", [True, False])
+def test_an_input_among_the_results_is_not_lost(tmp_path, pair_folder, model, caplog, with_model):
+    out, pairs = tmp_path / "out", tmp_path / "pairs.csv"
+    assert run(pair_folder, out, model, "--io", "none") == 0
+    theirs = out / "one" / "warped.nii.gz"
+    before = theirs.read_bytes()
+    pairs.write_text(f"case,fixed,moving\none,{pair_folder / 'one_fixed.nii.gz'},{theirs}\n")
+    more = ["-m", str(model), "--io", "none"] if with_model else ["--results", str(tmp_path)]
+    assert main_predict(["-i", str(pairs), "-o", str(out), "--device", "cpu", *more]) == 2
+    assert "one/warped.nii.gz: would be overwritten by the result" in caplog.text
+    assert theirs.read_bytes() == before
+
+
+def test_results_stay_if_what_is_said_of_the_new_ones_fails(
+    tmp_path, pair_folder, model, monkeypatch
+):
+    out = tmp_path / "out"
+    run(pair_folder, out, model, "--io", "none")
+    before = stamps(out)
+
+    def failing(*_):
+        raise DataError("nothing of the two is left to compare")
+
+    monkeypatch.setattr(batch, "refinement_record", failing)
+    assert run(pair_folder, out, model, "--io", "none") == 2
+    assert stamps(out) == before
+    assert result(out, "one")["case"] == "one"
 
 
 def stamps(out):

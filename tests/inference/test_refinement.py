@@ -9,6 +9,7 @@ from pair_phantom import displacement_mm, empty_image, filled, intensity, points
 from refinable import WHERE_IT_HELPS
 from tiny_models import save_model, tiny_plan
 
+from autoreg.errors import DataError
 from autoreg.evaluation.fields import ndv
 from autoreg.inference import predictor as predictor_module
 from autoreg.inference.cli import main_predict
@@ -135,10 +136,24 @@ def test_what_training_found_is_obeyed_and_its_change_noticed(
 )
 def test_a_flag_counts_more_than_what_was_decided(choice, decided, expected):
     plan = plan_with(WHERE_IT_HELPS)
-    obeyed = obeyed_plan(plan, chosen_refinement(choice, plan, decided)).instance_optimisation
+    obeyed = obeyed_plan(
+        plan, chosen_refinement(choice, plan, lambda: decided)
+    ).instance_optimisation
     assert obeyed.mode == "none"
     assert (None if obeyed.refine is None else obeyed.refine.field) == expected
     assert obeyed.refine is None or obeyed.refine.when == "always"
+
+
+def test_a_damaged_measurement_stops_only_what_asks_for_it(source, tmp_path, model, capsys):
+    (model / "fold_all" / REFINEMENT_FILE).write_text("{")
+    out = tmp_path / "out"
+    assert predict(source, out, model, "--refine", "off").field_optimisation is None
+    flags = ["-i", source, "-o", out, "-m", model, "--device", "cpu"]
+    assert main_predict([str(a) for a in flags]) == 2
+    assert REFINEMENT_FILE in capsys.readouterr().err
+    predictor = Predictor.from_model(model, device="cpu")
+    with pytest.raises(DataError, match="refinement"):
+        _ = predictor.refinement
 
 
 def test_different_modalities_are_compared_by_descriptors():
@@ -146,7 +161,7 @@ def test_different_modalities_are_compared_by_descriptors():
     assert refinement_of_pair(plan, None, ("MR",)) == FIELD
     assert refinement_of_pair(plan, ("CT",), None).similarity == "mind"
     mixed = dataclasses.replace(plan, fixed_modalities=("CT",))
-    chosen = chosen_refinement("fast", mixed, Decision(None, "x"))
+    chosen = chosen_refinement("fast", mixed, lambda: Decision(None, "x"))
     assert chosen.field.similarity == "mind"
     assert refinement_of_pair(plan_with(None), None, None) is None
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from pair_phantom import RADII_MM, displacement_mm, filled, inner_points, pair, points_of
+from tiny_models import save_model, tiny_plan
 
 from autoreg.evaluation.cli import main as evaluate
 from autoreg.inference.cli_register import main
@@ -260,6 +261,35 @@ def test_a_network_can_be_the_start(model, tmp_path, capsys):
     assert np.abs(difference).max() < 0.2
 
 
+def test_of_a_model_with_several_folds_one_is_named(tmp_path, capsys):
+    for image, at in (("f", 0), ("m", 1)):
+        sitk.WriteImage(pair(3)[at], str(tmp_path / f"{image}.nii.gz"))
+    for fold, strength in (("0", 0.1), ("1", 0.3)):
+        model = save_model(tmp_path / "model", tiny_plan(), fold=fold, strength=strength)
+    flags = ("-f", tmp_path / "f.nii.gz", "-m", tmp_path / "m.nii.gz", "--model", model)
+    flags = (*flags, "--preset", "fast", "-o", tmp_path / "out")
+    status, _, error = run(capsys, *flags)
+    assert status == 2
+    assert "--fold" in error
+    status, _, error = run(capsys, *flags, "--fold", "1", "--checkpoint", "best")
+    assert status == 2
+    assert "checkpoint_best" in error
+    status, *_ = run(capsys, *flags, "--fold", "1", "--checkpoint", "final")
+    assert status == 0
+    result = read_result(tmp_path / "out")
+    assert result.model.checkpoint == str(model / "fold_1" / "checkpoint_final.pt")
+    # Of the network that was fine-tuned and of the field, the course of each.
+    steps = result.optimisation.steps
+    network = (tmp_path / "out/trace_network.csv").read_text().splitlines()
+    assert network[0].startswith("step,similarity,regularity,total")
+    assert len(network) == steps + 1 == 3
+    assert (tmp_path / "out/trace.csv").read_text().startswith("step,stage,voxel_mm")
+    assert "trace_network.csv" in result.files
+    status, *_ = run(capsys, *flags, "--fold", "1", "--io", "none")
+    assert status == 0
+    assert not (tmp_path / "out/trace_network.csv").exists()
+
+
 def test_flags_that_do_nothing_are_refused(model, tmp_path, capsys):
     for image in ("f", "m"):
         sitk.WriteImage(pair(2)[0], str(tmp_path / f"{image}.nii.gz"))
@@ -267,6 +297,8 @@ def test_flags_that_do_nothing_are_refused(model, tmp_path, capsys):
     for more in (
         ("--io", "none"),
         ("--io-optimised", "network"),
+        ("--fold", "0"),
+        ("--checkpoint", "final"),
         ("--model", model, "--align", "rigid"),
         ("--model", model, "--io", "none", "--io-optimised", "displacements"),
     ):

@@ -121,12 +121,15 @@ def test_the_flags_offer_what_there_is():
     assert set(SIMILARITIES) == {"lncc", "squared_lncc", "mind"}
 
 
-def test_inputs_are_never_overwritten(files, capsys):
-    (files / "warped.nii.gz").write_bytes((files / "m.nii.gz").read_bytes())
-    flags = ["-f", str(files / "f.nii.gz"), "-m", str(files / "warped.nii.gz"), "-o", str(files)]
-    assert main(flags) == 2
-    assert "would be overwritten" in capsys.readouterr().err
-    assert (files / "warped.nii.gz").is_file()
+@pytest.mark.parametrize("name", ["warped.nii.gz", "warped_0000.nii.gz", "warped_0007.nii.gz"])
+def test_inputs_are_never_overwritten_or_removed(files, capsys, name):
+    (files / "result.json").write_text(RESULT)  # so that all the names are of results
+    (files / name).write_bytes((files / "m.nii.gz").read_bytes())
+    flags = ["-f", str(files / "f.nii.gz"), "-m", str(files / name), "-o", str(files)]
+    assert main([*flags, "--preset", "fast", "--threads", "1", "--device", "cpu"]) == 2
+    assert f"{name}: would be overwritten by the result" in capsys.readouterr().err
+    assert (files / name).read_bytes() == (files / "m.nii.gz").read_bytes()
+    assert not (files / "unfinished.txt").exists()
 
 
 def test_a_failed_run_keeps_the_earlier_result_and_leaves_the_reason(files, capsys):
@@ -209,7 +212,7 @@ def test_what_fails_on_the_way_is_one_message(
 class _Found:
     """In place of a registration whose files cannot be written."""
 
-    plan = pair = None
+    plan = pair = network = None
 
     field = SimpleNamespace(steps=())
 

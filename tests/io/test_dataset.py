@@ -45,10 +45,11 @@ def test_a_folder_of_images_is_a_data_set_without_any_json(tmp_path):
     assert dataset.test_pairs == ()
 
 
-def test_files_of_a_case_come_together(tmp_path):
+@pytest.mark.parametrize("ending", [".csv", ".fcsv", ".mrk.json"])
+def test_files_of_a_case_come_together(tmp_path, ending):
     images(tmp_path, "p.1", channels=2)
     images(tmp_path, "q", split="Ts", channels=2)
-    touch(tmp_path, "labelsTr/p.1.mha", "masksTr/p.1.nii.gz", "landmarksTr/p.1.csv")
+    touch(tmp_path, "labelsTr/p.1.mha", "masksTr/p.1.nii.gz", f"landmarksTr/p.1{ending}")
     write_json(tmp_path / "dataset.json", {"modality": {"0": "T1", "1": "T2"}})
     dataset = read_dataset(tmp_path)
     case = dataset.case("p.1")
@@ -56,7 +57,7 @@ def test_files_of_a_case_come_together(tmp_path):
     assert case.modalities == ("T1", "T2")
     assert case.labels == tmp_path / "labelsTr" / "p.1.mha"
     assert case.mask == tmp_path / "masksTr" / "p.1.nii.gz"
-    assert case.landmarks == tmp_path / "landmarksTr" / "p.1.csv"
+    assert case.landmarks == tmp_path / "landmarksTr" / f"p.1{ending}"
     assert dataset.test == (dataset.case("q"),)
     assert len(case.files) == 5
 

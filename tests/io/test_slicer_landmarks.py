@@ -61,11 +61,14 @@ def test_whatever_the_frame_points_are_in_lps(tmp_path, name, text):
 def test_round_trip(tmp_path, name):
     points = np.random.default_rng(0).normal(size=(5, 3)) * 100
     names = ("a", "b, c", 'd "e"', "", "ü")
+    broken = ("a", "b, c", 'd\n"e"', "", "ü\r\n")
     write_landmarks(tmp_path / name, points, names)
     found = read_named_landmarks(tmp_path / name)
     np.testing.assert_allclose(found.points_mm, points, atol=1e-6)
     assert found.names == names
     assert "LPS" in (tmp_path / name).read_text("utf-8")
+    write_landmarks(tmp_path / name, points, broken)
+    assert read_named_landmarks(tmp_path / name).names == ("a", "b, c", 'd "e"', "", "ü")
     write_landmarks(tmp_path / name, points)
     assert read_named_landmarks(tmp_path / name).names == ("F-1", "F-2", "F-3", "F-4", "F-5")
 
@@ -81,6 +84,13 @@ def test_round_trip(tmp_path, name):
         ("p.mrk.json", json.dumps(markups("IJK")), "'IJK', expected LPS or RAS"),
         ("p.mrk.json", json.dumps(markups(type="Line")), "holds a Line"),
         ("p.mrk.json", json.dumps(markups(coordinateUnits="um")), "expected mm"),
+        ("p.mrk.json", json.dumps(markups(coordinateUnits=[])), r"are in \[\], expected mm"),
+        ("p.mrk.json", json.dumps(markups(coordinateUnits=None)), "are in None, expected mm"),
+        ("p.mrk.json", json.dumps(markups(coordinateUnits=7)), "are in 7, expected mm"),
+        ("p.mrk.json", json.dumps(markups(coordinateSystem=["LPS"])), "expected LPS or RAS"),
+        ("p.mrk.json", json.dumps(markups(coordinateSystem={})), "expected LPS or RAS"),
+        ("p.fcsv", NEW.replace("note", "n" * 140_000), r"p\.fcsv, line 6: cannot be read"),
+        ("p.csv", "x,y,z\n1,2," + "3" * 140_000, "cannot be read"),
         ("p.mrk.json", json.dumps(markups(controlPoints=[])), "holds no landmarks"),
         ("p.mrk.json", json.dumps(markups(controlPoints=[{"position": "123"}])), "point 1: found"),
         ("p.mrk.json", json.dumps(markups(controlPoints=[{"label": "a"}])), "point 1: found None"),

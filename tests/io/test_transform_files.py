@@ -9,6 +9,14 @@ from spaces import make_geometry
 from autoreg.errors import DataError
 from autoreg.io.itk_transforms import write_itk_transform
 from autoreg.io.planar import lifted_geometry
+from autoreg.io.records import save_record
+from autoreg.io.result import (
+    RESULT_FORMAT,
+    FieldRecord,
+    InputsRecord,
+    Result,
+    SecondsRecord,
+)
 from autoreg.io.transform_files import read_chain
 from autoreg.io.transforms import write_displacement
 
@@ -71,6 +79,36 @@ def test_a_result_folder_gives_its_displacement_or_its_stored_inverse(tmp_path, 
     (folder / "inverse_displacement.nii.gz").unlink()
     with pytest.raises(DataError, match=r"holds no inverse_displacement\.nii\.gz"):
         read_chain([f"inverse:{folder}"])
+
+
+def test_a_failed_later_registration_leaves_the_earlier_result_usable(tmp_path, geometry, caplog):
+    folder = tmp_path / "case"
+    write_displacement(
+        folder / "displacement.nii.gz", np.full((*geometry.shape, 3), 3, np.float32), geometry
+    )
+    size = (folder / "displacement.nii.gz").stat().st_size
+    (folder / "unfinished.txt").write_text("the images do not overlap\n")
+    with pytest.raises(DataError, match="not finished"):
+        read_chain([str(folder)])  # nothing says that it was complete
+    save_record(whole_result({"displacement.nii.gz": size}), folder / "result.json")
+    point = np.array([[7.0, -20, 30]])
+    found = read_chain([str(folder)]).transform.map_points(point)
+    np.testing.assert_allclose(found, point + 3, atol=1e-5)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert f"{folder}: the result of an earlier registration is used" in warning
+    for files in ({"displacement.nii.gz": size + 1}, {"warped.nii.gz": 5}):
+        save_record(whole_result(files), folder / "result.json")
+        with pytest.raises(DataError, match="not finished"):
+            read_chain([str(folder)])
+
+
+def whole_result(files):
+    inputs = InputsRecord(("f.nii",), ("m.nii",), *[None] * 6, "lps_mm")
+    field = FieldRecord(1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, 0.0)
+    return Result(
+        RESULT_FORMAT, "case", "0" * 64, inputs, None, "cpu", {}, 1.0,
+        SecondsRecord(0.1, 0.8, 0.1), None, None, None, field, (0.0,), {}, files, (),
+    )  # fmt: skip
 
 
 def test_what_is_no_transform_is_named(files, geometry):

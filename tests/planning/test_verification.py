@@ -167,6 +167,22 @@ def test_a_wrong_header_is_told_once_with_its_remedy(tmp_path, header):
     assert "separate the numbers by commas" in problem.remedy
 
 
+def test_a_point_list_of_slicer_is_verified_too(tmp_path):
+    native(tmp_path)
+    path = tmp_path / "landmarksTr" / "a.fcsv"
+    path.parent.mkdir()
+    text = "# CoordinateSystem = LPS\n1,1,2,3,0,0,0,1,1,1,0,apex,,\n"
+    path.write_text(text)
+    assert problems_of(tmp_path) == ()
+    path.write_text(text.replace("LPS", "IJK"))
+    problem = only_problem(tmp_path)
+    assert problem.file == str(path)
+    assert "the coordinate system is 'IJK'" in problem.found
+    assert problem.expected == "a point list of 3D Slicer"
+    path.rename(path.with_name("a.txt"))
+    assert problems_of(tmp_path)[0].expected == "one ending in .csv or .fcsv or .mrk.json"
+
+
 def test_points_outside_the_image_are_told(tmp_path):
     native(tmp_path)
     write_points(tmp_path / "landmarksTr" / "a.csv", ["1,2,3", "-1,-2,3", "7,9,11", "8,2,3"])

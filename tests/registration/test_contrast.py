@@ -97,3 +97,10 @@ def test_what_the_moving_mask_hides_does_not_count():
     masked = coarse_pair(volume(texture()), moving, None, inside).agreement(Affine(np.eye(4)))
     assert masked.correlation > 0.999
     assert 0 < masked.windows < mask.sum()
+
+
+@pytest.mark.parametrize("shape", [(4, 34, 32), (1, 4, 32)])
+def test_thin_images_are_compared(shape):
+    """An axis of four voxels is shorter than a window."""
+    array = texture()[tuple(slice(n) for n in shape)]
+    assert agreement(volume(array), volume(array)).correlation > 0.99

@@ -16,6 +16,7 @@ from autoreg.geometry.volume import Volume
 from autoreg.numerics.jacobian import jacobian_determinant
 from autoreg.registration import field_spline
 from autoreg.registration.field import FieldRegistration, register_field
+from autoreg.registration.field_images import make_images
 from autoreg.registration.field_presets import PRESETS
 
 BALANCED = PRESETS["balanced"]
@@ -327,10 +328,54 @@ def test_both_directions_of_images_on_different_grids_and_initially_apart() -> N
     assert float(jacobian_determinant(torch.from_numpy(result.forward.u_vox)[None]).min()) > 0.2
 
 
-def test_steps_that_lead_astray_are_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("iterations", [BALANCED.spline.iterations, (1,)])
+def test_steps_that_lead_astray_are_taken_back(
+    monkeypatch: pytest.MonkeyPatch, iterations: tuple[int, ...]
+) -> None:
     """Steps in the wrong direction, as of a curvature that is wrong: no worse than none."""
     fixed, moving, _ = pair(seed=19)
     monkeypatch.setattr(field_spline, "_RELAXATION", -1.4)
-    result = register_field(fixed, moving, IDENTITY, replace(BALANCED, dense=None))
+    spline = replace(BALANCED.spline, iterations=iterations)
+    result = register_field(fixed, moving, IDENTITY, replace(BALANCED, spline=spline, dense=None))
     assert len(result.steps) <= 3 * len({s.voxel_mm for s in result.steps})
     assert np.abs(result.forward.u_vox).max() < 0.01
+
+
+def test_a_channel_that_says_nothing_inside_the_mask_is_left_out() -> None:
+    fixed, moving, truth = pair(seed=24)
+    lesion = np.zeros(SHAPE)
+    lesion[2:4, 2:4, 2:4] = 5
+    two = [Volume.intensity(np.stack([v.single, lesion]), v.geometry) for v in (fixed, moving)]
+    seen = np.ones((1, *SHAPE), dtype=bool)
+    seen[:, :6, :6, :6] = False
+    mask = Volume(seen, fixed.geometry, "mask")
+    result = register_field(*two, IDENTITY, BALANCED, fixed_mask=mask)
+    assert error_vox(result.forward, truth, fixed) < 0.2
+
+
+def test_a_mask_does_not_make_the_deformation_freer() -> None:
+    """Lengths of the plan shrink with what is imaged, not with the part that is looked at."""
+    geometry = geometry_of((60, 64, 60), 2.0)
+    image = Volume.intensity(phantom((60, 64, 60), 25), geometry)
+    seen = np.zeros((1, 60, 64, 60), dtype=bool)
+    seen[:, 20:34, 20:34, 20:34] = True
+    mask = Volume(seen, geometry, "mask")
+    whole, part = (
+        make_images(image, image, IDENTITY, (m, None), torch.device("cpu")) for m in (None, mask)
+    )
+    assert max(part.box.lengths_mm) < 0.6 * max(whole.box.lengths_mm)
+    assert part.object_mm == whole.object_mm
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_the_range_of_intensities_is_that_of_the_whole_image(size: int) -> None:
+    """A stride that divides the rows would look at a few columns: here the object's are missed."""
+    random = np.random.default_rng(26)
+    values = 0.02 * random.random((size, size, size), dtype=np.float32)
+    values[8:-8, 8:-8, 27 * size // 64 : 30 * size // 64] += 1 + random.random(
+        (size - 16, size - 16, 30 * size // 64 - 27 * size // 64), dtype=np.float32
+    )
+    image = Volume.intensity(values, Geometry((size,) * 3, np.eye(4)))
+    images = make_images(image, image, IDENTITY, (None, None), torch.device("cpu"))
+    assert float((images.moving > 0.999).float().mean()) < 0.005
+    assert float(images.moving[images.moving > 0.3].std()) > 0.1

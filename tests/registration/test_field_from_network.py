@@ -106,3 +106,29 @@ def test_a_transform_beside_the_image_is_refused():
         register_from(
             replace(start(), transforms=(field, Affine(away))), *images(), FAST, (None, None), CPU
         )
+
+
+def test_noise_of_finer_moving_voxels_is_averaged():
+    """As without a network: the moving image is looked at in voxels of the fixed one's size."""
+    blank = empty_image((30, 28, 29), (2.8, 2.8, 2.8))
+    points = points_of(blank)
+    fixed = filled(blank, intensity(points + displacement_mm(points)).astype(np.float32))
+    fine = empty_image((116, 112, 112), (0.7, 0.7, 0.7))
+    values = intensity(points_of(fine))
+    noise = 0.35 * values.std() * np.random.default_rng(0).standard_normal(values.shape)
+    noisy = filled(fine, (values + noise).astype(np.float32))
+    grid = from_sitk(fixed, "intensity").geometry
+    nothing = DisplacementField(np.zeros((3, *grid.shape), np.float32), grid)
+    found = register_from(
+        Composite((nothing, Affine(np.eye(4)))),
+        from_sitk(fixed, "intensity"),
+        from_sitk(noisy, "intensity"),
+        FAST,
+        (None, None),
+        CPU,
+    )
+    inner = inner_points()
+    length = np.linalg.norm(
+        found.field.transform.map_points(inner) - inner - displacement_mm(inner), axis=1
+    )
+    assert length.mean() < 0.5
