@@ -31,6 +31,7 @@ COMMANDS = {
     "autoreg_apply_transform": "autoreg.inference.cli_transforms:main_apply",
     "autoreg_convert_transform": "autoreg.inference.cli_transforms:main_convert",
     "autoreg_evaluate": "autoreg.evaluation.cli:main",
+    "autoreg_compare_io": "autoreg.inference.cli_compare_io:main",
     "autoreg_export_submission": "autoreg.inference.cli_submission:main",
 }
 

@@ -22,8 +22,9 @@ _MMAP_THRESHOLD_BYTES = 2**20
 
 
 def make_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser that knows `--version` and refuses abbreviated flags."""
+    """A parser that knows `--version` and refuses abbreviated flags and empty paths."""
     parser = argparse.ArgumentParser(prog=name, description=description, allow_abbrev=False)
+    parser.register("type", Path, _path)
     parser.add_argument("--version", action="version", version=f"autoreg {__version__}")
     return parser
 
@@ -64,6 +65,15 @@ def whole_number(lowest: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def _path(text: str) -> Path:
+    """In place of `type=Path`, for which an empty text is the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(
+            "an empty path (an unset variable?); name the file or folder, the current one by ."
+        )
+    return Path(text)
 
 
 def resolve_device(name: str) -> "torch.device":

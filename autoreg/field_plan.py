@@ -1,7 +1,7 @@
 """What the plan says of the optimisation of a displacement field, in records for every room."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from autoreg.plan_checks import negative, not_positive, refuse
@@ -130,3 +130,17 @@ class RefinementPlan:
 def similarity_of(fixed: Sequence[str], moving: Sequence[str]) -> FieldSimilarity:
     """The similarity for images of these modalities, channel by channel."""
     return "lncc" if tuple(fixed) == tuple(moving) else "mind"
+
+
+def suited(field: FieldPlan, fixed: Sequence[str], moving: Sequence[str]) -> FieldPlan:
+    """A plan that never compares images of different modalities by their correlation.
+
+    Args:
+        field: The plan.
+        fixed: Modalities of the fixed image's channels; likewise the other.
+        moving: See `fixed`.
+    """
+    similarity = similarity_of(fixed, moving)
+    if field.similarity == "lncc" and similarity != "lncc":
+        return replace(field, similarity=similarity)
+    return field

@@ -29,7 +29,7 @@ from scipy.ndimage import gaussian_filter
 from autoreg.geometry.resampling import resample_volume
 from autoreg.geometry.transforms import DisplacementField
 from autoreg.geometry.volume import Volume
-from autoreg.inference.cli import REFINEMENTS
+from autoreg.inference.choices import REFINEMENTS
 from autoreg.inference.demo_data import random_diffeomorphism
 from autoreg.io.images import read_image, write_image
 from autoreg.io.landmarks import write_landmarks

@@ -16,12 +16,12 @@ from autoreg.dataset_conversion.conversion import (
     Made,
     Options,
 )
-from autoreg.dataset_conversion.heap import POINT_ENDINGS, HeapCase, sort_heap
+from autoreg.dataset_conversion.heap import HeapCase, sort_heap
 from autoreg.dataset_conversion.points import has_frame, points_to_csv
 from autoreg.dataset_conversion.rewriting import rewrite_image
 from autoreg.io.dataset import is_dataset, scan_dataset
 from autoreg.io.dataset_files import split_ending
-from autoreg.io.names import folder_name_problem
+from autoreg.io.names import LANDMARK_SUFFIXES, folder_name_problem
 from autoreg.io.problems import Problem
 
 # Headers that name or imply a second file, which a link of another name would not find.
@@ -129,7 +129,7 @@ def _maps(cases: Sequence[HeapCase], bad: set[str]) -> Iterable[tuple[Path, Path
         image = case.images[0].path
         for path in case.others.values():
             whole = not {str(image), str(path)} & bad
-            if whole and not path.name.lower().endswith(POINT_ENDINGS):
+            if whole and not path.name.lower().endswith(LANDMARK_SUFFIXES):
                 yield image, path
 
 

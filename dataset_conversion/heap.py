@@ -12,6 +12,7 @@ from typing import Literal
 
 from autoreg.dataset_conversion.conversion import Split
 from autoreg.io.dataset_files import IMAGE_NAME, is_companion, split_ending
+from autoreg.io.names import LANDMARK_SUFFIXES
 from autoreg.io.problems import Problem
 
 Kind = Literal["image", "labels", "mask", "landmarks"]
@@ -20,7 +21,6 @@ IMAGE_ENDINGS = (
     ".nii.gz", ".nii", ".nii.bz2", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".mgz",
     ".mgh", ".mnc", ".mnc.gz", ".gipl", ".gipl.gz",
 )  # fmt: skip
-POINT_ENDINGS = (".csv", ".fcsv", ".mrk.json")
 _LABEL_WORDS = {
     "label",
     "labels",
@@ -101,7 +101,7 @@ def _files(source: Path) -> list[Path]:
 def _sorted_in(path: Path, source: Path) -> Found | None:
     """A file by its words; None for a file that is neither an image nor a list of points."""
     name = path.name.lower()
-    points = next((end for end in POINT_ENDINGS if name.endswith(end)), "")
+    points = next((end for end in LANDMARK_SUFFIXES if name.endswith(end)), "")
     if not points and not name.endswith(IMAGE_ENDINGS):
         return None
     if not points and is_companion(path.name, {p.name for p in path.parent.iterdir()}):

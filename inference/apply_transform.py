@@ -12,34 +12,32 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from autoreg.errors import UsageError
-from autoreg.geometry.grid import FloatArray, Geometry
+from autoreg.geometry.grid import Geometry
 from autoreg.geometry.interpolation import Interpolation
 from autoreg.geometry.resampling import (
-    Resampled,
     field_from_mm,
     resample_known,
     sample_displacement_known,
 )
 from autoreg.geometry.transforms import map_where_known
 from autoreg.geometry.volume import Kind, Volume
+from autoreg.inference.apply_warnings import warn_not_finite, warn_of_image, warn_of_points
 from autoreg.inference.transform_request import (
     check_output,
-    corners_mm,
     grid_of,
-    numbered,
     require_dimension,
-    span,
-    unknown_voxels,
+    size_text,
+    unknown_note,
 )
 from autoreg.io.image_headers import read_either, read_grid, stored_type, write_either
 from autoreg.io.images import WRITTEN_SUFFIXES
 from autoreg.io.landmarks import (
-    LANDMARK_SUFFIXES,
     read_named_landmarks,
     read_voxel_landmarks,
     write_landmarks,
     write_voxel_landmarks,
 )
+from autoreg.io.names import LANDMARK_SUFFIXES
 from autoreg.io.slicer_landmarks import NamedPoints
 from autoreg.io.transform_files import Chain, read_chain
 from autoreg.numerics.jacobian import jacobian_determinant
@@ -110,6 +108,7 @@ def apply_to_image(
     dtype = _written_type(source, options)
     volume, dimension = read_either(source, _kind(options, dtype), exact=options.content == "image")
     require_dimension(source, dimension, chain)
+    warn_not_finite(volume, options.interpolation, source)
     found = resample_known(
         volume,
         chain.transform,
@@ -117,10 +116,10 @@ def apply_to_image(
         outside=options.outside,
         interpolation=options.interpolation,
     )
-    _warn(found, volume, chain, source)
+    warn_of_image(found, volume, chain, source)
     write_either(output, found.volume, dtype, dimension)
     inside = 100 * found.inside / found.volume.array[0].size
-    return f"{output}: {_size(grid)} voxels, {inside:.3g} % of them inside {source.name}"
+    return f"{output}: {size_text(grid)} voxels, {inside:.3g} % of them inside {source.name}"
 
 
 def apply_to_points(
@@ -166,7 +165,7 @@ def apply_to_points(
     )
     points = given.points_mm
     mapped, known = map_where_known(chain.transform, points)
-    _warn_points(points, known, chain, source)
+    warn_of_points(points, known, chain, source)
     if options.moving is None:
         write_landmarks(output, mapped, given.names)
     else:
@@ -199,7 +198,7 @@ def write_jacobian(
     check_output(output, [reference, *chain.files], WRITTEN_SUFFIXES)
     grid = grid_of(reference, chain)
     determinant, known = jacobian_on_grid(chain, grid)
-    note = unknown_voxels(known, grid, "it is NaN there and beside them")
+    note = unknown_note(np.argwhere(~known), grid, chain, "it is NaN there and beside them")
     if note is not None:
         logger.warning("warning: %s", note)
     folded = int(np.count_nonzero(determinant <= 0))
@@ -212,7 +211,7 @@ def write_jacobian(
     write_either(output, Volume.intensity(values, grid), None, chain.dimension)
     low, high = np.nanmin(determinant), np.nanmax(determinant)
     return (
-        f"{output}: {_size(grid)} voxels, determinant from {low:.4g} to {high:.4g}, "
+        f"{output}: {size_text(grid)} voxels, determinant from {low:.4g} to {high:.4g}, "
         f"{folded} of them fold (not positive)"
     )
 
@@ -244,59 +243,11 @@ def _written_type(source: Path, options: ImageOptions) -> np.dtype[Any] | None:
     dtype = np.dtype(np.uint8) if options.content == "mask" else stored_type(source)
     if dtype is not None and dtype.kind in "iu":
         limits = np.iinfo(dtype)
-        if options.outside != round(options.outside) or not (
-            limits.min <= options.outside <= limits.max
-        ):
+        if not options.outside.is_integer() or not (limits.min <= options.outside <= limits.max):
             raise UsageError(
                 f"--outside {options.outside:g}: {source} holds {dtype}, whole numbers from "
                 f"{limits.min} to {limits.max}"
             )
-    elif options.content == "labels" and options.outside != round(options.outside):
+    elif options.content == "labels" and not options.outside.is_integer():
         raise UsageError(f"--outside {options.outside:g}: labels are whole numbers")
     return dtype
-
-
-def _warn(found: Resampled, volume: Volume, chain: Chain, source: Path) -> None:
-    grid = found.volume.geometry
-    if found.unknown:
-        share = 100 * found.unknown / found.volume.array[0].size
-        logger.warning(
-            "warning: the displacement folds, so that its inverse is unknown at %d voxels "
-            "(%.3g %%); they hold the outside value",
-            found.unknown,
-            share,
-        )
-    if found.inside == 0:
-        mapped, _ = map_where_known(chain.transform, corners_mm(grid))
-        (low, high), (first, last) = span(mapped), span(corners_mm(volume.geometry))
-        logger.warning(
-            "warning: nothing of %s is in the result: the transform takes the reference's corners "
-            "to between (%s) and (%s) mm, and the image lies between (%s) and (%s) mm; check the "
-            "order and direction of the transforms",
-            source, low, high, first, last,
-        )  # fmt: skip
-
-
-def _warn_points(
-    points_mm: FloatArray, known: NDArray[np.bool_], chain: Chain, source: Path
-) -> None:
-    if chain.grid is not None:
-        beyond = np.flatnonzero(~chain.grid.contains(points_mm))
-        if beyond.size:
-            logger.warning(
-                "warning: %s: %d of %d points lie outside the grid of the displacement, whose "
-                "edge values they take (point %s): points of the fixed image are expected; those "
-                "of the moving image want the inverse",
-                source, beyond.size, len(points_mm), numbered(beyond),
-            )  # fmt: skip
-    lost = np.flatnonzero(~known)
-    if lost.size:
-        logger.warning(
-            "warning: %s: the displacement folds, so that its inverse is unknown at %d of %d "
-            "points (point %s); the result holds the best point found",
-            source, lost.size, len(points_mm), numbered(lost),
-        )  # fmt: skip
-
-
-def _size(grid: Geometry) -> str:
-    return "x".join(str(n) for n in grid.shape[::-1])

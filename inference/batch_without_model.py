@@ -8,7 +8,7 @@ import torch
 
 from autoreg.errors import UsageError
 from autoreg.failures import FAILURES, reason_of
-from autoreg.inference.export import mark_failed, mark_finished
+from autoreg.inference.case_folder import mark_failed, mark_finished
 from autoreg.inference.pairs import Split, find_pairs
 from autoreg.inference.pairs_file import PairFiles
 from autoreg.inference.pairwise import PairOptions

@@ -14,12 +14,16 @@ from autoreg.command import (
     whole_number,
 )
 from autoreg.errors import UsageError
+from autoreg.inference.choices import (
+    CHECKPOINTS,
+    IO_MODES,
+    IO_OPTIMISED,
+    IO_PROJECTIONS,
+    REFINEMENTS,
+)
 from autoreg.paths import resolve_paths
 
-IO_MODES = ("gradient_projection", "vanilla", "none")
-IO_OPTIMISED = ("network", "velocity", "displacements")
-IO_PROJECTIONS = ("random_one", "both")
-REFINEMENTS = ("auto", "off", "fast", "balanced", "accurate")
+SPLITS = ("test", "validation", "training")
 ORIGINS = ("unigradicon", "sitreg", "transmorph")
 
 
@@ -36,10 +40,9 @@ def main_predict(argv: Sequence[str] | None = None) -> int:
         "data set (its test pairs); or such a csv or json file")  # fmt: skip
     add("-o", "--output", type=Path, required=True, metavar="OUT",
         help="folder for the results, one sub-folder for each pair")  # fmt: skip
-    _add_model_flags(parser)
+    add_model_flags(parser, "number or name of the model's data set (default: the only model)")
     _add_io_flags(parser)
-    add("--split", choices=("test", "validation", "training"),
-        help="which pairs of a raw data set (default: test)")  # fmt: skip
+    add_split_flag(parser)
     add("--fixed-modality", nargs="+", metavar="NAME",
         help="modality of each fixed channel (default: the data set's or plan's)")  # fmt: skip
     add("--moving-modality", nargs="+", metavar="NAME", help="the same of moving channels")
@@ -59,15 +62,21 @@ def main_predict(argv: Sequence[str] | None = None) -> int:
     return run_command(_predict, arguments)
 
 
-def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+def add_split_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--split`."""
+    parser.add_argument("--split", choices=SPLITS,
+        help="which pairs of a raw data set (default: test)")  # fmt: skip
+
+
+def add_model_flags(parser: argparse.ArgumentParser, dataset: str) -> None:
+    """Add the flags that say which trained model; `dataset` is the help of `-d`."""
     add = parser.add_argument
     add("-m", "--model", type=Path, metavar="MODEL",
         help="model folder: plan.json with fold_*/checkpoint_*.pt")  # fmt: skip
-    add("-d", "--dataset", metavar="ID",
-        help="number or name of the model's data set (default: the only model)")  # fmt: skip
+    add("-d", "--dataset", metavar="ID", help=dataset)
     add("--config", metavar="NAME", help="configuration of that model (default: the only one)")
     add("--fold", metavar="K", help="fold of that model (default: the only one)")
-    add("--checkpoint", choices=("final", "best", "latest"),
+    add("--checkpoint", choices=CHECKPOINTS,
         help="which weights (default: the first of these that exists)")  # fmt: skip
 
 

@@ -14,18 +14,24 @@ from autoreg.command import (
     whole_number,
 )
 from autoreg.errors import DataError, UsageError
+from autoreg.inference.choices import (
+    ALIGNMENTS,
+    CHECKPOINTS,
+    IO_MODES,
+    IO_OPTIMISED,
+    PRESETS,
+    SIMILARITIES,
+)
 
 if TYPE_CHECKING:
     import torch
 
     from autoreg.inference.register import NetworkStart
 
-PRESETS = ("fast", "balanced", "accurate")
-SIMILARITIES = ("lncc", "squared_lncc", "mind")
-IO_MODES = ("gradient_projection", "vanilla", "none")
-IO_OPTIMISED = ("network", "velocity", "displacements")
-CHECKPOINTS = ("final", "best", "latest")
-ALIGNMENTS = ("none", "centres", "rigid", "affine")
+_A_FOLDER = (
+    "a folder; expected a file (a DICOM series is turned into one, for example, by "
+    "dcm2niix -z y FOLDER)"
+)
 _FURTHER = (
     "fixed_labels", "moving_labels", "fixed_mask", "moving_mask", "fixed_landmarks",
     "moving_landmarks",
@@ -56,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--plan", type=Path, metavar="FILE.json",
         help="own plan in place of a preset; OUT/plan.json of an earlier run is one")  # fmt: skip
     add("--model", type=Path, metavar="MODEL",
-        help="start from this trained network (a model folder) in place of an initial alignment",
+        help="3-D images: start from this trained network (a model folder) in place of an initial "
+        "alignment",
         )  # fmt: skip
     add("--fold", metavar="K", help="with --model: its fold (default: the only one)")
     add("--checkpoint", choices=CHECKPOINTS,
@@ -160,5 +167,5 @@ def _require_files(files: dict[str, Path | list[Path] | None]) -> None:
         for path in given if isinstance(given, list) else [given]:
             if path is not None and not path.is_file():
                 flag = f"--{name.replace('_', '-')}"
-                what = "a folder" if path.is_dir() else "no such file"
+                what = _A_FOLDER if path.is_dir() else "no such file"
                 raise DataError(f"{flag} {path}: {what}")

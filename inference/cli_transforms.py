@@ -7,11 +7,11 @@ from pathlib import Path
 
 from autoreg.command import make_parser, run_command
 from autoreg.errors import UsageError
+from autoreg.io.names import LANDMARK_SUFFIXES
 
 CONTENTS = ("image", "labels", "mask", "points")
 INTERPOLATIONS = ("linear", "cubic", "nearest")
 JACOBIANS = ("determinant", "log")
-POINT_ENDINGS = (".csv", ".fcsv", ".mrk.json")
 FORMATS = ("displacement", "itk", "learn2reg", "fsl", "fsl-absolute")
 
 _DIRECTION = """
@@ -66,7 +66,7 @@ def main_apply(argv: Sequence[str] | None = None) -> int:
         help="default: linear for images, nearest for labels and masks; linear for labels: the "
         "label with the largest linearly interpolated share")  # fmt: skip
     add("--outside", type=float, metavar="VALUE",
-        help="value beyond the moving image (default: 0)")  # fmt: skip
+        help="value beyond the moving image; nan for real numbers alone (default: 0)")  # fmt: skip
     add("--voxels", action="store_true",
         help="points are voxel indices along the files' axes, from 0, without a header: of "
         "--reference on the way in, of --moving on the way out (default: LPS mm with the header "
@@ -91,10 +91,10 @@ def _apply(arguments: argparse.Namespace) -> None:
 
 
 def _kind(arguments: argparse.Namespace) -> str:
-    is_points = arguments.input.name.lower().endswith(POINT_ENDINGS)
+    is_points = arguments.input.name.lower().endswith(LANDMARK_SUFFIXES)
     kind = str(arguments.kind or ("points" if is_points else "image"))
     if (kind == "points") != is_points:
-        endings = ", ".join(POINT_ENDINGS)
+        endings = ", ".join(LANDMARK_SUFFIXES)
         raise UsageError(
             f"{arguments.input}: --kind {kind}, but points are read from {endings} alone"
         )

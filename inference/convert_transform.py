@@ -18,7 +18,7 @@ from autoreg.geometry.resampling import (
 )
 from autoreg.geometry.spline_displacement import SplineDisplacement
 from autoreg.geometry.transforms import Affine, Composite, DisplacementField, Transform
-from autoreg.inference.transform_request import check_output, grid_of, unknown_voxels
+from autoreg.inference.transform_request import check_output, grid_of, size_text, unknown_note
 from autoreg.io.fsl_transforms import read_flirt, read_fsl_warp, write_flirt, write_fsl_warp
 from autoreg.io.image_headers import read_grid
 from autoreg.io.images import WRITTEN_SUFFIXES
@@ -172,13 +172,13 @@ def _both_grids(conversion: Conversion) -> tuple[Geometry, Geometry]:
 def _write_displacement(conversion: Conversion, chain: Chain) -> str:
     grid, u_mm = _sampled(conversion, chain)
     write_displacement(conversion.output, u_mm, grid, chain.dimension)
-    return f"{conversion.output}: displacement, {_size(grid)} voxels, LPS mm"
+    return f"{conversion.output}: displacement, {size_text(grid)} voxels, LPS mm"
 
 
 def _sampled(conversion: Conversion, chain: Chain) -> tuple[Geometry, NDArray[np.float32]]:
     grid = grid_of(conversion.reference, chain)
     u_mm, known = sample_displacement_known(chain.transform, grid)
-    note = unknown_voxels(known, grid, "they hold the best displacement found")
+    note = unknown_note(np.argwhere(~known), grid, chain, "they hold the best displacement found")
     if note is not None:
         logger.warning("warning: %s", note)
     return grid, u_mm
@@ -187,7 +187,9 @@ def _sampled(conversion: Conversion, chain: Chain) -> tuple[Geometry, NDArray[np
 def _write_itk(conversion: Conversion, chain: Chain) -> str:
     parts: Sequence[Transform] = merged_affines(chain.parts)
     exact = all(type(part) in _ITK_NAMES for part in parts)
-    if conversion.reference is not None or not exact:
+    # For a form of two images --reference says what the file means, not that it is to be sampled.
+    stays = conversion.origin in _OF_TWO_IMAGES and [type(part) for part in parts] == [Affine]
+    if not exact or (conversion.reference is not None and not stays):
         grid, u_mm = _sampled(conversion, chain)
         parts = (field_from_mm(u_mm, grid),)
     write_itk_transform(conversion.output, parts, chain.dimension)
@@ -202,7 +204,7 @@ def _write_learn2reg(
     nodes = np.indices(fixed.shape, dtype=np.float64)
     u_vox = (np.moveaxis(index, -1, 0) - nodes).astype(np.float32)
     write_learn2reg(conversion.output, u_vox, half_resolution=conversion.half_resolution)
-    return f"{conversion.output}: Learn2Reg displacement, {_size(fixed)} voxels"
+    return f"{conversion.output}: Learn2Reg displacement, {size_text(fixed)} voxels"
 
 
 def _write_fsl(
@@ -212,7 +214,8 @@ def _write_fsl(
     if output.suffix != ".mat":
         index = _indices(chain, fixed, moving)
         write_fsl_warp(output, index, fixed, moving, absolute=absolute)
-        return f"{output}: FSL {'absolute' if absolute else 'relative'} warp, {_size(fixed)} voxels"
+        kind = "absolute" if absolute else "relative"
+        return f"{output}: FSL {kind} warp, {size_text(fixed)} voxels"
     (part, *others) = merged_affines(chain.parts)
     if others or not isinstance(part, Affine):
         raise UsageError(f"{output}: flirt's .mat holds an affine map alone; write .nii.gz")
@@ -227,11 +230,7 @@ def _indices(chain: Chain, fixed: Geometry, moving: Geometry) -> NDArray[np.floa
     for layers, _, points, known in mapped_slabs(chain.transform, fixed):
         index[layers] = moving.to_index(points).reshape(-1, *fixed.shape[1:], 3)
         where[layers] = known.reshape(-1, *fixed.shape[1:])
-    note = unknown_voxels(where, fixed, "they hold the best displacement found")
+    note = unknown_note(np.argwhere(~where), fixed, chain, "they hold the best displacement found")
     if note is not None:
         logger.warning("warning: %s", note)
     return index
-
-
-def _size(grid: Geometry) -> str:
-    return "x".join(str(n) for n in grid.shape[::-1])

@@ -1,8 +1,5 @@
 """The files of one registered pair."""
 
-import json
-import os
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from autoreg.errors import DataError, UsageError
+from autoreg.errors import DataError
 from autoreg.evaluation.exported_field import exported_field, field_record
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.transforms import invert_on_grid
@@ -24,11 +21,8 @@ from autoreg.io.landmarks import read_landmarks, read_voxel_landmarks, write_lan
 from autoreg.io.result import (
     DISPLACEMENT_FILE,
     INVERSE_FILE,
-    RESULT_FILE,
     TRACE_FILE,
     TRACE_NETWORK_FILE,
-    UNFINISHED_FILE,
-    WARPED_FILE,
     WARPED_LABELS_FILE,
     WARPED_LANDMARKS_FILE,
     FieldRecord,
@@ -39,91 +33,7 @@ from autoreg.io.transforms import Dimension, write_displacement
 if TYPE_CHECKING:  # networks come with it, which not every command needs
     from autoreg.registration.instance_optimisation import Trace
 
-# Of a field's optimisation; a trained model's plan lies beside the pairs' folders.
-PLAN_FILE = "plan.json"
-# result.json first: without it the folder is incomplete.
-FILES = (
-    RESULT_FILE, DISPLACEMENT_FILE, INVERSE_FILE, WARPED_FILE, WARPED_LABELS_FILE,
-    WARPED_LANDMARKS_FILE, TRACE_FILE, TRACE_NETWORK_FILE, PLAN_FILE,
-)  # fmt: skip
-
 _SHOWN = 5
-
-
-def begin_case(folder: Path, pair: PairFiles) -> None:
-    """Make a pair's folder; until `mark_finished`, unfinished.txt says that its result is due.
-
-    Args:
-        folder: `<out>/<case>`.
-        pair: The input files, none of which may be removed or overwritten by the result.
-
-    Raises:
-        UsageError: if the folder cannot be made or written to, holds an input under the name of a
-            result, or holds files under such names that are no results: a model's plan.json,
-            somebody's warped.nii.gz.
-    """
-    _check_inputs(folder, pair)
-    foreign = foreign_files(folder)
-    if foreign:
-        raise UsageError(
-            f"{folder}: holds {', '.join(foreign)}, but no result.json of a registration to which "
-            "they belong, and they would be overwritten; choose another folder, or remove them"
-        )
-    write_text_atomic(folder / UNFINISHED_FILE, "it still runs, or was interrupted\n")
-
-
-def clear_case(folder: Path) -> None:
-    """Remove what an earlier prediction of a pair left in its folder, result.json first.
-
-    Without that, an interrupted run would leave an old result.json beside new files, and labels
-    warped by another transform. Files that autoreg does not write stay.
-    """
-    for name in _result_names(folder):
-        (folder / name).unlink(missing_ok=True)
-
-
-def foreign_files(folder: Path) -> tuple[str, ...]:
-    """Names of files that a result would overwrite and that are of no earlier registration."""
-    if (folder / UNFINISHED_FILE).is_file() or _is_result(folder / RESULT_FILE):
-        return ()
-    return tuple(name for name in _result_names(folder) if (folder / name).exists())
-
-
-def _check_inputs(folder: Path, pair: PairFiles) -> None:
-    names = (*_result_names(folder), *warped_files(len(pair.moving)), UNFINISHED_FILE)
-    lost = {os.path.realpath(folder / name) for name in names}
-    for path in (path for paths in pair.files().values() for path in paths):
-        if os.path.realpath(path) in lost:
-            raise UsageError(f"{path}: would be overwritten by the result; choose another -o")
-
-
-def _result_names(folder: Path) -> tuple[str, ...]:
-    channels = sorted(folder.glob("warped_[0-9][0-9][0-9][0-9].nii.gz"))
-    return (*FILES, *(path.name for path in channels))
-
-
-def _is_result(path: Path) -> bool:
-    """Whether a file is a result.json of any version, or a damaged one beside its displacement."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except OSError:
-        return False
-    except ValueError:
-        return (path.parent / DISPLACEMENT_FILE).is_file()
-    return isinstance(found, dict) and {"format", "case", "inputs"} <= found.keys()
-
-
-def mark_finished(folder: Path) -> None:
-    """Say that a pair's folder is complete, after its result.json was written."""
-    (folder / UNFINISHED_FILE).unlink(missing_ok=True)
-
-
-def mark_failed(folder: Path, reason: str) -> None:
-    """Leave the reason in a pair's folder, as far as it can be written to and is one."""
-    if foreign_files(folder):
-        return
-    with suppress(UsageError):
-        write_text_atomic(folder / UNFINISHED_FILE, f"{reason}\n")
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,8 +63,37 @@ def outside_value(channel: np.ndarray) -> float:
     return min(0.0, float(channel.min())) if bright is None else bright
 
 
+def require_pair(
+    images: tuple[Volume, Volume],
+    masks: tuple[Volume | None, Volume | None],
+    names: tuple[str, str],
+) -> None:
+    """Refuse two images that cannot be registered, before anything is computed.
+
+    Args:
+        images: Fixed and moving.
+        masks: Where they count.
+        names: What messages call the images.
+
+    Raises:
+        DataError: if one is too thin, constant where it counts, or not finite; if a mask is empty
+            or lies elsewhere; or if one image has a single layer and the other several.
+    """
+    for image, mask, name in zip(images, masks, names, strict=True):
+        require_usable(image, name)
+        if mask is not None:
+            require_mask(mask, image, name)
+    layers = [image.geometry.shape[0] == 1 for image in images]
+    if layers[0] != layers[1]:
+        raise DataError(
+            f"{names[0]} and {names[1]}: one image has a single layer and the other has several: "
+            f"fixed {images[0].geometry.shape}, moving {images[1].geometry.shape} (d, h, w); "
+            "register 2-D with 2-D or 3-D with 3-D"
+        )
+
+
 def require_mask(mask: Volume, image: Volume, name: str) -> None:
-    """Refuse a mask that does not lie on its image's grid, or in which nothing counts.
+    """Refuse a mask that does not lie on its image's grid, or in which nothing can be compared.
 
     Args:
         mask: The mask.
@@ -72,7 +101,7 @@ def require_mask(mask: Volume, image: Volume, name: str) -> None:
         name: What messages call the image.
 
     Raises:
-        DataError: saying in what they differ.
+        DataError: saying in what they differ, or how many voxels count.
     """
     difference = image.geometry.difference(mask.geometry)
     if difference is not None:
@@ -80,8 +109,15 @@ def require_mask(mask: Volume, image: Volume, name: str) -> None:
             f"the mask of {name}: lies elsewhere than its image: {difference} (expected as in the "
             "image, first; found in the mask, second); resample it to the image's grid"
         )
-    if not mask.array.any():
-        raise DataError(f"the mask of {name}: is empty; draw it, or leave it out")
+    inside = mask.array[0] != 0
+    number = int(np.count_nonzero(inside))
+    if not number:
+        raise DataError(f"the mask of {name}: the mask is empty; draw it, or leave it out")
+    if all(np.ptp(channel[inside]) == 0 for channel in image.array):
+        raise DataError(
+            f"the mask of {name}: the image is constant within its {number} voxels, so that "
+            "nothing can be compared; draw it larger, or leave it out"
+        )
 
 
 def require_usable(image: Volume, name: str) -> None:

@@ -59,6 +59,10 @@ class PairFiles:
     fixed_modalities: tuple[str, ...] | None = None
     moving_modalities: tuple[str, ...] | None = None
 
+    def joined(self, role: Literal["fixed", "moving"]) -> str:
+        """The files of an image's channels, as messages name them."""
+        return ";".join(map(str, self.fixed if role == "fixed" else self.moving))
+
     def files(self) -> dict[str, tuple[Path, ...]]:
         """All files by role, without the absent ones."""
         found: dict[str, tuple[Path, ...]] = {"fixed": self.fixed, "moving": self.moving}
@@ -186,16 +190,17 @@ def _resolve(path: Path, rows: Sequence[_Row], problems: list[str]) -> tuple[Pai
     pairs: dict[str, PairFiles] = {}
     places: dict[str, str] = {}
     for row in rows:
-        pair = _pair(path.parent, row, problems)
-        if pair is None:
-            continue
-        if pair.case in pairs:
+        case = _case_name(row)
+        if case in places:
             problems.append(
-                f'{row.place}: the case "{pair.case}" was already given on {places[pair.case]}; '
-                'name the cases apart in the column "case"'
+                f'{row.place}: the case "{case}" was already given on {places[case]}; name the '
+                'cases apart in the column "case"'
             )
-        pairs.setdefault(pair.case, pair)
-        places.setdefault(pair.case, row.place)
+        elif case is not None:
+            places[case] = row.place
+        pair = _pair(path.parent, row, case, problems)
+        if pair is not None:
+            pairs.setdefault(pair.case, pair)
     if not pairs and not problems:
         problems.append("line 1: no pairs; expected at least one")
     if problems:
@@ -203,7 +208,16 @@ def _resolve(path: Path, rows: Sequence[_Row], problems: list[str]) -> tuple[Pai
     return tuple(pairs.values())
 
 
-def _pair(folder: Path, row: _Row, problems: list[str]) -> PairFiles | None:
+def _case_name(row: _Row) -> str | None:
+    """As given, else from the names of the two images; None without these."""
+    given = ";".join(row.values.get("case", ()))
+    first = [next((n for n in row.values.get(role, ()) if n), None) for role in _IMAGES]
+    if first[0] is None or first[1] is None:
+        return given or None
+    return given or "__".join(split_ending(Path(name).name)[0] for name in first if name)
+
+
+def _pair(folder: Path, row: _Row, case: str | None, problems: list[str]) -> PairFiles | None:
     files: dict[str, tuple[Path, ...]] = {}
     before = len(problems)
     for key in KEYS[1:]:
@@ -217,10 +231,8 @@ def _pair(folder: Path, row: _Row, problems: list[str]) -> PairFiles | None:
         problems += [
             f"{row.place}: {key}: {p}: no such file" for p in files[key] if not p.is_file()
         ]
-    if not files["fixed"] or not files["moving"]:
+    if case is None or not files["fixed"] or not files["moving"]:
         return None
-    default = "__".join(split_ending(files[role][0].name)[0] for role in _IMAGES)
-    case = ";".join(row.values.get("case", ())) or default
     problem = folder_name_problem(case, "a case")
     if problem is not None:
         problems.append(f'{row.place}: case "{case}": {problem}')

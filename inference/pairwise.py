@@ -1,9 +1,7 @@
 """Registration of two images in memory: from the headers, or from where a network left them."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,30 +9,26 @@ import torch
 from autoreg.command import resolve_device
 from autoreg.errors import DataError
 from autoreg.field_plan import FieldPlan, FieldSimilarity
-from autoreg.geometry.transforms import Affine, Composite
+from autoreg.geometry.transforms import Composite
 from autoreg.geometry.volume import Kind, Volume
 from autoreg.inference.pair_checks import (
     agreement_warnings,
     outside_value,
-    require_mask,
-    require_usable,
+    require_pair,
 )
 from autoreg.inference.registered_pair import Image, RegisteredPair, as_volume
-from autoreg.registration.align import Alignment, align
-from autoreg.registration.align_settings import AlignmentKind, AlignmentSettings
-from autoreg.registration.align_starts import header_placement
-from autoreg.registration.contrast import Agreement, CoarsePair, coarse_pair
+from autoreg.registration.align import Alignment
+from autoreg.registration.align_settings import AlignmentKind
+from autoreg.registration.contrast import Agreement
 from autoreg.registration.field import FieldRegistration, register_field
 from autoreg.registration.field_course import FieldStep
 from autoreg.registration.field_presets import DEFAULT_PRESET, preset_plan
+from autoreg.registration.start import ImagePair, Start, aligned_start, network_start
 
 if TYPE_CHECKING:  # networks come with them, which are not always needed
     from autoreg.inference.predictor import Predictor
     from autoreg.registration.field_from_network import Refinement
     from autoreg.registration.register import Registration
-
-# By so much the images must agree worse after the alignment than before for it to be dropped.
-_CLEARLY_WORSE = 0.02
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ class PairRegistration:
 
     Attributes:
         pair: The images and the transform between them, both ways.
-        alignment: The initial alignment and its report; None after a network.
+        alignment: The initial alignment and its report; None where a network's answer was better.
         network: What the network did, where one was used.
         field: The displacement field and how it was found.
         plan: As it was obeyed.
@@ -138,7 +132,8 @@ def register_pair(
             two-dimensional ones are one layer, (1, H, W)).
         moving: Likewise, on any other grid, with as many channels.
         options: Preset, similarity, initial alignment.
-        predictor: A trained network to start from, in place of the initial alignment.
+        predictor: A trained network to start from, unless the images agree clearly better after
+            the initial alignment.
         fixed_mask: Where the fixed image counts, on its grid; likewise the other.
         moving_mask: See `fixed_mask`.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -161,13 +156,9 @@ def register_pair(
     options = PairOptions() if options is None else options
     place = device if isinstance(device, torch.device) else resolve_device(device)
     images = as_volume(fixed, "intensity"), as_volume(moving, "intensity")
-    for image, name in zip(images, names, strict=True):
-        require_usable(image, name)
     masks = [None if m is None else as_volume(m, "mask") for m in (fixed_mask, moving_mask)]
-    for mask, image, name in zip(masks, images, names, strict=True):
-        if mask is not None:
-            require_mask(mask, image, name)
-    job = _Job(images, (masks[0], masks[1]), options, place, on_step)
+    require_pair(images, (masks[0], masks[1]), names)
+    job = _Job(ImagePair.of(*images, masks[0], masks[1]), options, place, on_step)
     if predictor is not None:
         return job.from_network(predictor, names)
     try:
@@ -180,98 +171,63 @@ def register_pair(
 class _Job:
     """Two images and what is to be done with them."""
 
-    images: tuple[Volume, Volume]
-    masks: tuple[Volume | None, Volume | None]
+    pair: ImagePair
     options: PairOptions
     device: torch.device
     on_step: Callable[[FieldStep], None] | None
 
-    @cached_property
-    def coarse(self) -> CoarsePair:
-        return coarse_pair(*self.images, *self.masks)
-
     def from_headers(self) -> PairRegistration:
-        start = time.perf_counter()
-        alignment, aligned, note = _aligned(
-            self.images, self.masks, self.options.align, self.coarse
-        )
-        seconds = time.perf_counter() - start
-        plan, reason = _chosen(self.options, aligned)
+        start = aligned_start(self.pair, self.options.align)
+        plan, reason = _chosen(self.options, start.agreement)
         field = register_field(
-            *self.images,
-            alignment.transform,
+            self.pair.fixed,
+            self.pair.moving,
+            start.initial,
             plan,
-            fixed_mask=self.masks[0],
-            moving_mask=self.masks[1],
+            fixed_mask=self.pair.fixed_mask,
+            moving_mask=self.pair.moving_mask,
             device=self.device,
             on_step=self.on_step,
         )
-        found = self._result(field, plan, reason, aligned)
-        warnings = (*alignment.warnings, *note, *found.warnings)
-        return replace(found, alignment=alignment, align_seconds=seconds, warnings=warnings)
+        return self._result(start, field, plan, reason)
 
     def from_network(self, predictor: "Predictor", names: tuple[str, str]) -> PairRegistration:
         from autoreg.registration.field_from_network import register_from
 
         prediction = predictor.predict_pair(
-            *self.images, fixed_mask=self.masks[0], moving_mask=self.masks[1], names=names
+            self.pair.fixed,
+            self.pair.moving,
+            fixed_mask=self.pair.fixed_mask,
+            moving_mask=self.pair.moving_mask,
+            names=names,
         )
-        aligned = self.coarse.agreement(prediction.transform)
-        plan, reason = _chosen(self.options, aligned)
+        network = prediction.transform
+        start = network_start(network, self.pair, self.options.align)
+        plan, reason = _chosen(self.options, start.agreement)
         refinement = register_from(
-            prediction.transform, *self.images, plan, self.masks, self.device, self.on_step
+            network, self.pair, plan, self.device, start=start, on_step=self.on_step
         )
-        found = self._result(refinement.field, plan, reason, aligned)
+        found = self._result(start, refinement.field, plan, reason)
         return replace(found, network=prediction.registration, refinement=refinement)
 
     def _result(
-        self, field: FieldRegistration, plan: FieldPlan, reason: str, aligned: Agreement
+        self, start: Start, field: FieldRegistration, plan: FieldPlan, reason: str
     ) -> PairRegistration:
-        registered = self.coarse.agreement(field.transform)
-        outside = tuple(outside_value(channel) for channel in self.images[1].array)
+        registered = self.pair.coarse.agreement(field.transform)
+        images = self.pair.fixed, self.pair.moving
+        outside = tuple(outside_value(channel) for channel in self.pair.moving.array)
         return PairRegistration(
-            pair=RegisteredPair(field.transform, *self.images, outside, field.inverse),
-            alignment=None,
+            pair=RegisteredPair(field.transform, *images, outside, field.inverse),
+            alignment=start.alignment,
             network=None,
             field=field,
             plan=plan,
             similarity_reason=reason,
-            aligned=aligned,
+            aligned=start.agreement,
             registered=registered,
-            align_seconds=0.0,
-            warnings=agreement_warnings(plan, aligned, registered),
+            align_seconds=start.seconds,
+            warnings=(*start.warnings, *agreement_warnings(plan, start.agreement, registered)),
         )
-
-
-def _aligned(
-    images: tuple[Volume, Volume],
-    masks: tuple[Volume | None, Volume | None],
-    kind: AlignmentKind,
-    coarse: CoarsePair,
-) -> tuple[Alignment, Agreement, tuple[str, ...]]:
-    """The alignment, unless the headers' placement is clearly better by a second measure."""
-    settings = AlignmentSettings(kind=kind)
-    found = align(*images, settings, fixed_mask=masks[0], moving_mask=masks[1])
-    after = coarse.agreement(found.transform)
-    if found.kept == "headers":
-        return found, after, ()
-    if 0 in (found.overlap_before, found.similarity_before):
-        return found, after, ()
-    placement = header_placement(images[0].geometry, images[1].geometry)
-    headers = coarse.agreement(Affine(placement))
-    worse = after.absolute < headers.absolute - _CLEARLY_WORSE
-    if not worse or headers.windows < after.windows / 2:
-        return found, after, ()
-    note = (
-        f"the initial alignment ({kind}) was dropped for the headers' placement, in which the "
-        f"images agree better: local correlation {headers.absolute:.3f} against "
-        f"{after.absolute:.3f} (absolute values); look at the result"
-    )
-    # Once more, for what is to be warned of in this placement rather than in the dropped one.
-    trusted = align(
-        *images, AlignmentSettings(kind="none"), fixed_mask=masks[0], moving_mask=masks[1]
-    )
-    return replace(trusted, starts=found.starts, stages=found.stages), headers, (note,)
 
 
 def _chosen(options: PairOptions, aligned: Agreement) -> tuple[FieldPlan, str]:

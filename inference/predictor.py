@@ -19,6 +19,7 @@ from autoreg.registration.field_from_network import Refinement, register_from
 from autoreg.registration.instance_optimisation import TraceStep
 from autoreg.registration.prepare import Prepared, prepare
 from autoreg.registration.register import Registration, register
+from autoreg.registration.start import ImagePair
 from autoreg.training.model_folder import Which, find_checkpoint, load_network
 from autoreg.training.refinement_record import Decision, decision
 
@@ -186,8 +187,8 @@ class Predictor:
         if refine is None:
             return found
         masks = [None if m is None else as_volume(m, "mask") for m in (fixed_mask, moving_mask)]
-        start, both = registration.transform, (masks[0], masks[1])
-        refinement = register_from(start, fixed, moving, refine, both, self.device)
+        pair = ImagePair.of(fixed, moving, masks[0], masks[1])
+        refinement = register_from(registration.transform, pair, refine, self.device)
         return replace(found, refinement=refinement)
 
     def known_modalities(self, given: Sequence[str] | None) -> tuple[str, ...]:

@@ -2,19 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
 
-from autoreg.field_plan import FieldPlan, RefinementPlan, similarity_of
-from autoreg.geometry.volume import Volume
+from autoreg.field_plan import FieldPlan, RefinementPlan, similarity_of, suited
+from autoreg.inference.choices import RefineChoice
 from autoreg.inference.pair_checks import agreement_of, agreement_warnings
 from autoreg.inference.predictor import Prediction
 from autoreg.io.result import FieldOptimisationRecord
 from autoreg.plan import Plan
-from autoreg.registration.contrast import coarse_pair
 from autoreg.registration.field_presets import PRESETS, preset_plan
 from autoreg.training.refinement_record import Decision
-
-RefineChoice = Literal["auto", "off", "fast", "balanced", "accurate"]
 
 _REMEDY = 'set instance_optimisation.refine.field.similarity to "mind", or use --refine off'
 
@@ -56,15 +52,11 @@ def refinement_of_pair(
     refine = plan.instance_optimisation.refine
     if refine is None:
         return None
-    same = similarity_of(fixed or plan.fixed_modalities, moving or plan.moving_modalities)
-    if refine.field.similarity == "lncc" and same != "lncc":
-        return replace(refine.field, similarity=same)
-    return refine.field
+    return suited(refine.field, fixed or plan.fixed_modalities, moving or plan.moving_modalities)
 
 
 def refinement_record(
     prediction: Prediction,
-    masks: tuple[Volume | None, Volume | None],
     choice: RefineChoice,
     plan: Plan,
 ) -> tuple[FieldOptimisationRecord | None, tuple[str, ...]]:
@@ -72,16 +64,14 @@ def refinement_record(
 
     Args:
         prediction: Refined or not.
-        masks: Of the fixed and of the moving image.
         choice: The user's.
         plan: From `obeyed_plan`.
     """
     found = prediction.refinement
     if found is None:
         return None, ()
-    coarse = coarse_pair(prediction.fixed, prediction.moving, *masks)
-    before = coarse.agreement(prediction.registration.transform)
-    after = coarse.agreement(prediction.transform)
+    before = found.start.agreement
+    after = found.pair.coarse.agreement(prediction.transform)
     similarity, refine = found.plan.similarity, plan.instance_optimisation.refine
     planned = choice == "auto" and refine is not None and refine.field.similarity == similarity
     record = FieldOptimisationRecord(
@@ -97,4 +87,5 @@ def refinement_record(
         refinement_mm=found.refinement_mm,
         cpu_seconds=found.field.cpu_seconds,
     )
-    return record, agreement_warnings(found.plan, before, after, _REMEDY)
+    warnings = agreement_warnings(found.plan, before, after, _REMEDY)
+    return record, (*found.start.warnings, *warnings)

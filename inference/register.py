@@ -11,18 +11,22 @@ from autoreg.errors import AutoregError, DataError, UsageError
 from autoreg.failures import one_message
 from autoreg.field_plan import FieldPlan
 from autoreg.geometry.volume import Volume
-from autoreg.inference.export import (
+from autoreg.inference.case_folder import (
     PLAN_FILE,
-    Carried,
     begin_case,
     clear_case,
-    export_pair,
+    kept_note,
     mark_failed,
     mark_finished,
+)
+from autoreg.inference.export import (
+    Carried,
+    export_pair,
     outside_note,
     read_carried,
     trace_text,
 )
+from autoreg.inference.pair_checks import require_pair
 from autoreg.inference.pairs_file import PairFiles
 from autoreg.inference.pairwise import PairOptions, PairRegistration, register_pair
 from autoreg.inference.register_report import alignment_record, field_optimisation_record
@@ -38,6 +42,8 @@ from autoreg.inference.result import (
 from autoreg.io.atomic import require_writable
 from autoreg.io.image_headers import read_channels, read_on_grid_either
 from autoreg.io.images import WRITTEN_SUFFIXES
+from autoreg.io.itk_transforms import ITK_SUFFIXES
+from autoreg.io.names import LANDMARK_SUFFIXES
 from autoreg.io.records import load_record, save_record
 from autoreg.io.result import (
     RESULT_FILE,
@@ -54,6 +60,13 @@ if TYPE_CHECKING:  # networks come with it, which are not always needed
     from autoreg.inference.predictor import Predictor
 
 MORE_MEMORY = "shrink or crop the images, or use another --device with more memory"
+
+
+# What a folder's name does not end in, unless it is there already.
+_FILES = (
+    *WRITTEN_SUFFIXES, *ITK_SUFFIXES, *LANDMARK_SUFFIXES, ".mhd", ".nhdr", ".hdr", ".img", ".mgz",
+    ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".json", ".npz",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,8 +133,7 @@ def read_plan(path: Path) -> FieldPlan:
 def register_files(request: RegisterRequest) -> Result:
     """Register two images and write everything into the output folder, result.json last.
 
-    Results of an earlier registration there stay until the new ones are computed, and are removed
-    right before these are written: they are lost if writing fails.
+    Results of an earlier registration there stay until the new ones are whole.
 
     Args:
         request: What, where and how.
@@ -131,8 +143,8 @@ def register_files(request: RegisterRequest) -> Result:
 
     Raises:
         AutoregError: if the input cannot be used, memory or the device fails, or the output cannot
-            be written. Once everything was read, unfinished.txt in the folder holds the reason, as
-            far as that can be written; before that the folder is left alone.
+            be written. Once everything was read and checked, unfinished.txt in the folder holds
+            the reason, as far as that can be written; before that the folder is left alone.
     """
     pair, folder = request.pair, request.output
     _check_output(folder)
@@ -141,6 +153,11 @@ def register_files(request: RegisterRequest) -> Result:
         given = _read(pair)
         carried = read_carried(pair, *(image.geometry for image in given.images))
         digest = request.digest
+        if request.start is not None and given.images[0].geometry.shape[0] == 1:
+            raise DataError(
+                f"--model {request.start.model}: a network registers 3-D images of several layers, "
+                f"and {pair.joined('fixed')} has one; drop --model"
+            )
     read = time.perf_counter()
     require_writable(folder)
     begin_case(folder, pair)
@@ -151,7 +168,7 @@ def register_files(request: RegisterRequest) -> Result:
             mark_finished(folder)
     except AutoregError as error:
         mark_failed(folder, str(error))
-        raise
+        raise AutoregError(f"{error}{kept_note(folder)}") from error
     return result
 
 
@@ -171,7 +188,7 @@ def _computed(
         fixed_mask=given.masks[0],
         moving_mask=given.masks[1],
         device=request.device,
-        names=(_joined(pair.fixed), _joined(pair.moving)),
+        names=_names(pair),
     )
     registered = time.perf_counter()
     course = None if found.network is None else found.network.trace
@@ -228,7 +245,7 @@ def _result(
             *loss_warnings(before, after),
             *field_warnings(field, found.pair.fixed.geometry, landmarks),
         ),
-        alignment=alignment_record(found, request.options.align),
+        alignment=alignment_record(found.alignment, request.options.align, found.align_seconds),
         field_optimisation=field_optimisation_record(found, request.options),
     )
 
@@ -238,7 +255,7 @@ def _model_record(start: NetworkStart | None) -> ModelRecord | None:
 
 
 def _check_output(folder: Path) -> None:
-    if folder.name.lower().endswith((*WRITTEN_SUFFIXES, ".mhd", ".csv", ".json")):
+    if folder.name.lower().endswith(_FILES) and not folder.is_dir():
         raise UsageError(f"-o {folder}: names a file; expected a folder for the results")
 
 
@@ -247,7 +264,7 @@ def _read(pair: PairFiles) -> _Input:
     moving, other = read_channels(pair.moving, "intensity")
     if dimension != other:
         raise DataError(
-            f"{_joined(pair.fixed)} is a {dimension}-D image and {_joined(pair.moving)} a "
+            f"{pair.joined('fixed')} is a {dimension}-D image and {pair.joined('moving')} a "
             f"{other}-D one; register two images of one dimension"
         )
     if len(pair.fixed) != len(pair.moving):
@@ -255,11 +272,9 @@ def _read(pair: PairFiles) -> _Input:
             f"{len(pair.fixed)} channels of the fixed and {len(pair.moving)} of the moving image; "
             "expected as many"
         )
-    return _Input(
-        (fixed, moving),
-        (_mask(pair.fixed_mask, fixed), _mask(pair.moving_mask, moving)),
-        dimension,
-    )
+    masks = _mask(pair.fixed_mask, fixed), _mask(pair.moving_mask, moving)
+    require_pair((fixed, moving), masks, _names(pair))
+    return _Input((fixed, moving), masks, dimension)
 
 
 def _mask(path: Path | None, image: Volume) -> Volume | None:
@@ -271,8 +286,8 @@ def _mask(path: Path | None, image: Volume) -> Volume | None:
     return mask
 
 
-def _joined(paths: tuple[Path, ...]) -> str:
-    return ";".join(map(str, paths))
+def _names(pair: PairFiles) -> tuple[str, str]:
+    return pair.joined("fixed"), pair.joined("moving")
 
 
 def _trace_text(steps: tuple[FieldStep, ...]) -> str:

@@ -5,11 +5,14 @@ from pathlib import Path
 from autoreg.inference.pair_checks import agreement_of
 from autoreg.inference.pairwise import PairOptions, PairRegistration
 from autoreg.io.result import AlignmentRecord, FieldOptimisationRecord, FieldRecord, Result
+from autoreg.registration.align import Alignment
+from autoreg.registration.align_settings import AlignmentKind
 
 
-def alignment_record(registration: PairRegistration, kind: str) -> AlignmentRecord | None:
+def alignment_record(
+    found: Alignment | None, kind: AlignmentKind, seconds: float
+) -> AlignmentRecord | None:
     """The initial alignment as it stands in result.json."""
-    found = registration.alignment
     if found is None:
         return None
     return AlignmentRecord(
@@ -20,7 +23,7 @@ def alignment_record(registration: PairRegistration, kind: str) -> AlignmentReco
         found.overlap_before,
         found.overlap_after,
         found.starts,
-        registration.align_seconds,
+        seconds,
     )
 
 

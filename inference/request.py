@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoreg.errors import UsageError
+from autoreg.inference.choices import RefineChoice
 from autoreg.inference.pairs import Split
-from autoreg.inference.refinement import RefineChoice
 from autoreg.plan import InstanceOptimisationPlan
 from autoreg.training.model_folder import Which
 

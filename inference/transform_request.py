@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from autoreg.errors import DataError, UsageError
 from autoreg.geometry.grid import FloatArray, Geometry
+from autoreg.geometry.spline_displacement import InverseSplineDisplacement
 from autoreg.io.atomic import require_writable
 from autoreg.io.image_headers import read_grid
 from autoreg.io.transform_files import Chain
@@ -68,22 +69,34 @@ def require_dimension(path: Path, dimension: int, chain: Chain) -> None:
         )
 
 
-def unknown_voxels(known: NDArray[np.bool_], grid: Geometry, then: str) -> str | None:
-    """Where a transform has no inverse, in words; None if it has one everywhere.
+def unknown_note(where: NDArray[np.intp], grid: Geometry, chain: Chain, then: str) -> str | None:
+    """Where a transform has no inverse and why, in words; None if it has one everywhere.
 
     Args:
-        known: (D, H, W).
+        where: (N, 3), the voxels (d, h, w) at which it has none.
         grid: The voxels' grid.
+        chain: The transform.
         then: What was written there.
     """
-    where = np.argwhere(~known)
     if not len(where):
         return None
     low, high = span(grid.to_world(where))
+    share = 100 * len(where) / np.prod(grid.shape)
     return (
-        f"the displacement folds, so that its inverse is unknown at {len(where)} voxels "
-        f"({100 * len(where) / known.size:.3g} %), between ({low}) and ({high}) mm; {then}"
+        f"{why_unknown(chain)}, so that its inverse is unknown at {len(where)} voxels "
+        f"({share:.3g} %), between ({low}) and ({high}) mm; {then}"
     )
+
+
+def why_unknown(chain: Chain) -> str:
+    """Why the inverse of a displacement may be missing, in words."""
+    if any(isinstance(part, InverseSplineDisplacement) for part in chain.parts):
+        # Between the edge of its domain and where that is moved to, ITK's transform leaves a gap.
+        return (
+            "the B-spline folds, or nothing is moved there from the edge of its control points, "
+            "beyond which ITK moves nothing"
+        )
+    return "the displacement folds"
 
 
 def numbered(numbers: NDArray[np.intp]) -> str:
@@ -101,6 +114,11 @@ def span(points_mm: FloatArray) -> tuple[str, str]:
 def corners_mm(grid: Geometry) -> FloatArray:
     """World points (8, 3) of the outermost voxels."""
     return grid.to_world(np.array(list(np.ndindex(2, 2, 2))) * (np.array(grid.shape) - 1))
+
+
+def size_text(grid: Geometry) -> str:
+    """Voxels along the file's axes, in words."""
+    return "x".join(str(n) for n in grid.shape[::-1])
 
 
 def _point(point: FloatArray) -> str:

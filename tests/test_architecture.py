@@ -36,7 +36,11 @@ ALLOWED = {
 
 ROOMS = ("autoreg", "inference", "dataset_conversion")
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
-COMMAND_FILES = [*sorted(ROOT.glob("autoreg/*/cli.py")), ROOT / "inference/cli.py"]
+COMMAND_FILES = sorted(
+    file
+    for room in ("autoreg/*", "inference", "dataset_conversion")
+    for file in ROOT.glob(f"{room}/cli*.py")
+)
 
 
 def room_of(path: Path) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,6 +53,18 @@ def test_flags_are_not_abbreviated(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["--res", "r"])
     assert "unrecognized arguments: --res" in capsys.readouterr().err
+
+
+def test_an_empty_path_is_not_the_current_folder(capsys):
+    parser = make_parser("autoreg_test", "A test.")
+    add_path_flags(parser, "raw")
+    parser.add_argument("--files", type=Path, nargs="+")
+    assert parser.parse_args(["--raw", ".", "--files", "a", "b"]).files == [Path("a"), Path("b")]
+    for arguments in (["--raw", ""], ["--raw", " "], ["--files", "a", ""]):
+        with pytest.raises(SystemExit) as stop:
+            parser.parse_args(arguments)
+        assert stop.value.code == 2
+        assert f"argument {arguments[0]}: an empty path" in capsys.readouterr().err
 
 
 def test_whole_numbers_say_what_is_expected(capsys):

@@ -93,7 +93,7 @@ def evaluate_case(pair: PredictedPair, images: PairImages, device: torch.device)
         field=_field_quality(images, foreground, inverse, device),
         foreground=source,
         labels=labels or (),
-        landmarks=0 if landmarks is None else len(landmarks.initial_mm),
+        landmarks=() if landmarks is None else landmarks.scores,
         prediction_seconds=pair.result.seconds,
         notes=tuple(notes),
     )

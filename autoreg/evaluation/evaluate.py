@@ -92,12 +92,13 @@ def evaluate_by_protocol(predictions: Path, job: RefereeJob, workers: int = 1) -
     Raises:
         UsageError: if the folder holds no predictions.
     """
-    cases, failures = _all(predictions, partial(_score_folder, job=job), workers)
+    cases, failures = _all(predictions, partial(score_folder, job=job), workers)
     protocol = PROTOCOLS[job.protocol]
     return referee_summary(str(predictions.absolute()), protocol, job.labels, cases, failures)
 
 
-def _score_folder(folder: Path, job: RefereeJob) -> RefereeCase | Failure:
+def score_folder(folder: Path, job: RefereeJob) -> RefereeCase | Failure:
+    """Score the pair in one folder by a referee's rules; what goes wrong becomes a `Failure`."""
     try:
         files = files_of(read_prediction(folder))
         if job.ground_truth is not None:

@@ -26,7 +26,8 @@ from autoreg.geometry.grid import Geometry
 from autoreg.geometry.volume import Kind, Volume
 from autoreg.io.image_headers import read_grid
 from autoreg.io.images import read_image, require_grid
-from autoreg.io.landmarks import LANDMARK_SUFFIXES, read_landmarks, read_voxel_landmarks
+from autoreg.io.landmarks import read_landmarks, read_voxel_landmarks
+from autoreg.io.names import LANDMARK_SUFFIXES
 from autoreg.io.transforms import read_displacement
 
 Scores = dict[str, float | None]

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from autoreg.evaluation.scores import CaseScores, Failure, MetricSummary, Statistic, Summary
+from autoreg.evaluation.scores import (
+    CaseScores,
+    Failure,
+    LandmarkSummary,
+    MetricSummary,
+    Statistic,
+    Summary,
+)
 from autoreg.evaluation.summary import METRICS, Metric
 from autoreg.io.atomic import write_text_atomic
 from autoreg.io.records import save_record
@@ -15,6 +22,7 @@ from autoreg.io.records import save_record
 SUMMARY_FILE = "summary.json"
 CASES_FILE = "evaluation.csv"
 LABELS_FILE = "labels.csv"
+LANDMARKS_FILE = "landmarks.csv"
 _ARROWS = {"higher": "↑", "lower": "↓", "neither": " "}
 _MOST_CASES = 20  # more rows than that scroll the summary off the screen
 
@@ -22,18 +30,24 @@ Cell = str | int | float | None
 
 
 def write_reports(summary: Summary, folder: Path) -> None:
-    """Write summary.json, evaluation.csv and labels.csv.
+    """Write summary.json, evaluation.csv, labels.csv and landmarks.csv.
 
     Args:
         summary: What to write.
-        folder: Where; it is made if missing. labels.csv appears where there are labels.
+        folder: Where; it is made if missing. The last two appear where there are labels and
+            landmarks.
     """
     save_record(summary, folder / SUMMARY_FILE)
     write_text_atomic(folder / CASES_FILE, cases_csv(summary.cases))
-    if summary.labels:
-        write_text_atomic(folder / LABELS_FILE, labels_csv(summary.cases))
-    else:
-        (folder / LABELS_FILE).unlink(missing_ok=True)  # of an earlier evaluation
+    details = (
+        (LABELS_FILE, labels_csv, bool(summary.labels)),
+        (LANDMARKS_FILE, landmarks_csv, summary.landmarks is not None),
+    )
+    for name, text, wanted in details:
+        if wanted:
+            write_text_atomic(folder / name, text(summary.cases))
+        else:
+            (folder / name).unlink(missing_ok=True)  # of an earlier evaluation
 
 
 def cases_csv(cases: Sequence[CaseScores]) -> str:
@@ -49,7 +63,7 @@ def cases_csv(cases: Sequence[CaseScores]) -> str:
             row += [metric.initial(case)] if metric.initial else []
             row.append(metric.registered(case))
         unscored = sum(math.isnan(score.dice) for score in case.labels)
-        row += [case.registered.hd95_infinite, unscored, case.landmarks, case.foreground]
+        row += [case.registered.hd95_infinite, unscored, len(case.landmarks), case.foreground]
         rows.append([*row, "; ".join(case.notes)])
     return csv_text(header, rows)
 
@@ -64,6 +78,16 @@ def labels_csv(cases: Sequence[CaseScores]) -> str:
         for s in case.labels
     )
     return csv_text(header, rows)
+
+
+def landmarks_csv(cases: Sequence[CaseScores]) -> str:
+    """One row per pair and landmark, counted from 1 in the order of the landmark files."""
+    rows: Iterable[list[Cell]] = (
+        [case.case, number, score.initial_tre_mm, score.tre_mm]
+        for case in cases
+        for number, score in enumerate(case.landmarks, 1)
+    )
+    return csv_text(["case", "landmark", "initial_tre_mm", "tre_mm"], rows)
 
 
 def terminal_table(summary: Summary) -> str:
@@ -127,7 +151,20 @@ def _metric_table(summary: Summary) -> str:
         lines.append(
             f"{counted(lost, 'label')} lost by the warp (Dice 0; HD95 infinite, not in its mean)"
         )
+    if summary.landmarks is not None:
+        lines.append(_landmarks_text(summary.landmarks))
     return "\n".join(lines)
+
+
+def _landmarks_text(found: LandmarkSummary) -> str:
+    before, after = (
+        " / ".join(f"{value:.2f}" for value in (p.mean, p.p25, p.p50, p.p75))
+        for p in (found.initial_tre_mm, found.tre_mm)
+    )
+    return (
+        f"TRE of all {counted(found.count, 'landmark')} [mm], mean / 25 / 50 / 75 %: {before} "
+        f"before, {after} after"
+    )
 
 
 def _case_table(cases: Sequence[CaseScores]) -> str:

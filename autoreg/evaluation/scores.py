@@ -8,7 +8,7 @@ all three are null; the counts in `Statistic` tell them apart.
 from dataclasses import dataclass
 from typing import Literal
 
-SUMMARY_FORMAT = 2
+SUMMARY_FORMAT = 3
 
 LabelState = Literal["ok", "missing in fixed", "missing in moving", "lost"]
 
@@ -36,6 +36,19 @@ class LabelScore:
     dice: float
     initial_hd95_mm: float
     hd95_mm: float
+
+
+@dataclass(frozen=True)
+class LandmarkScore:
+    """One pair of corresponding landmarks.
+
+    Attributes:
+        initial_tre_mm: Their distance before registration.
+        tre_mm: After it.
+    """
+
+    initial_tre_mm: float
+    tre_mm: float
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,7 @@ class CaseScores:
         foreground: Where LNCC, NDV and SDlogJ of the "foreground" were taken: the fixed image's
             "mask", or its part above a "threshold" (`geometry.foreground`).
         labels: Scores of each label.
-        landmarks: Number of landmarks.
+        landmarks: Distance of each pair of landmarks, in the order of their files.
         prediction_seconds: Whole time of the prediction, reading and writing included, as it
             noted.
         picture_failed: Whether its picture was wanted and could not be drawn; a note says why.
@@ -111,7 +124,7 @@ class CaseScores:
     field: FieldQuality
     foreground: Literal["mask", "threshold"]
     labels: tuple[LabelScore, ...]
-    landmarks: int
+    landmarks: tuple[LandmarkScore, ...]
     prediction_seconds: float
     notes: tuple[str, ...]
     picture_failed: bool = False
@@ -190,6 +203,40 @@ class LabelSummary:
 
 
 @dataclass(frozen=True)
+class Pooled:
+    """A score of all landmarks of all pairs, each landmark counting once.
+
+    Attributes:
+        mean: Over the landmarks.
+        p25: Quartiles, linear in between.
+        p50: The median.
+        p75: See `p25`.
+        p95: 95th percentile.
+    """
+
+    mean: float
+    p25: float
+    p50: float
+    p75: float
+    p95: float
+
+
+@dataclass(frozen=True)
+class LandmarkSummary:
+    """All landmarks of all pairs together, as Lung250M-4B's evaluation reports them.
+
+    Attributes:
+        count: How many they are.
+        initial_tre_mm: Before registration.
+        tre_mm: After it.
+    """
+
+    count: int
+    initial_tre_mm: Pooled
+    tre_mm: Pooled
+
+
+@dataclass(frozen=True)
 class Summary:
     """summary.json.
 
@@ -199,6 +246,7 @@ class Summary:
         predictions: The folder that was evaluated.
         metrics: By name, see `autoreg.evaluation.summary.METRICS`.
         labels: Per label.
+        landmarks: Of all pairs together; None without landmarks.
         cases: Per pair.
         failures: Pairs that are not part of the statistics.
     """
@@ -208,5 +256,6 @@ class Summary:
     predictions: str
     metrics: dict[str, MetricSummary]
     labels: tuple[LabelSummary, ...]
+    landmarks: LandmarkSummary | None
     cases: tuple[CaseScores, ...]
     failures: tuple[Failure, ...]

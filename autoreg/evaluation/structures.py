@@ -13,7 +13,7 @@ from autoreg.evaluation.overlap import dice, present_labels
 from autoreg.evaluation.predictions import PredictedPair
 from autoreg.evaluation.reading import existing, read_image_of, read_on_fixed
 from autoreg.evaluation.referee_scores import RefereeLabel
-from autoreg.evaluation.scores import LabelScore, LabelState
+from autoreg.evaluation.scores import LabelScore, LabelState, LandmarkScore
 from autoreg.evaluation.surface import hd95
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.resampling import resample_volume
@@ -52,6 +52,12 @@ class LandmarkErrors:
 
     initial_mm: FloatArray
     registered_mm: FloatArray
+
+    @property
+    def scores(self) -> tuple[LandmarkScore, ...]:
+        """Landmark by landmark."""
+        both = zip(self.initial_mm.tolist(), self.registered_mm.tolist(), strict=True)
+        return tuple(LandmarkScore(before, after) for before, after in both)
 
 
 def load_labels(pair: PredictedPair, geometry: Geometry) -> LabelMaps | None:

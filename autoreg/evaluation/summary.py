@@ -13,7 +13,9 @@ from autoreg.evaluation.scores import (
     Failure,
     LabelScore,
     LabelSummary,
+    LandmarkSummary,
     MetricSummary,
+    Pooled,
     Statistic,
     Summary,
 )
@@ -129,6 +131,7 @@ def summarise(
         predictions=predictions,
         metrics=metrics,
         labels=_label_summaries(cases),
+        landmarks=_landmark_summary(cases),
         cases=tuple(cases),
         failures=tuple(failures),
     )
@@ -151,3 +154,19 @@ def _label_summaries(cases: Sequence[CaseScores]) -> tuple[LabelSummary, ...]:
         )
         for label, scores in sorted(by_label.items())
     )
+
+
+def _landmark_summary(cases: Sequence[CaseScores]) -> LandmarkSummary | None:
+    scores = [score for case in cases for score in case.landmarks]
+    if not scores:
+        return None
+    return LandmarkSummary(
+        len(scores),
+        _pooled([score.initial_tre_mm for score in scores]),
+        _pooled([score.tre_mm for score in scores]),
+    )
+
+
+def _pooled(values: Sequence[float]) -> Pooled:
+    quantiles = (float(q) for q in np.percentile(values, (25, 50, 75, 95)))
+    return Pooled(float(np.mean(values)), *quantiles)

@@ -35,13 +35,13 @@ class Resampled:
     Attributes:
         volume: On the grid that was asked for.
         inside: Voxels which the transform takes into the moving image.
-        unknown: Voxels at which the transform is not known (a displacement field folds there and
-            has no inverse); they hold the outside value.
+        unknown: (N, 3) voxels (d, h, w) at which the transform is not known (a displacement field
+            folds there and has no inverse); they hold the outside value.
     """
 
     volume: Volume
     inside: int
-    unknown: int
+    unknown: NDArray[np.intp]
 
 
 def resample_volume(
@@ -60,10 +60,10 @@ def resample_volume(
     found = resample_known(
         moving, transform, reference, outside=outside, interpolation=interpolation
     )
-    if found.unknown:
+    if len(found.unknown):
         raise GeometryError(
-            f"the transform has no inverse at {found.unknown} voxels of the grid, because it folds "
-            "there; register again with a larger regularity weight"
+            f"the transform has no inverse at {len(found.unknown)} voxels of the grid, because "
+            "it folds there; register again with a larger regularity weight"
         )
     return found.volume
 
@@ -101,15 +101,18 @@ def resample_known(
     sampler = make_sampler(moving, interpolation or default_interpolation(moving))
     last = torch.tensor(moving.geometry.shape, dtype=torch.float64)[:, None] - 0.5
     result = np.empty((moving.array.shape[0], *reference.shape), dtype=moving.array.dtype)
-    inside_count = unknown_count = 0
+    inside_count = 0
+    unknown: list[NDArray[np.intp]] = []
     for layers, index, known in _index_slabs(transform, reference, moving.geometry):
         inside = ((index >= -0.5) & (index < last)).all(0).numpy() & known
         piece = sampler(index)
         piece = np.where(inside, piece, beyond.astype(piece.dtype))
         result[:, layers] = piece.reshape(piece.shape[0], -1, *reference.shape[1:])
         inside_count += int(np.count_nonzero(inside))
-        unknown_count += int(known.size - np.count_nonzero(known))
-    return Resampled(Volume(result, reference, moving.kind), inside_count, unknown_count)
+        lost = np.argwhere(~known.reshape(-1, *reference.shape[1:]))
+        unknown.append(lost + np.array([layers.start, 0, 0]))
+    volume = Volume(result, reference, moving.kind)
+    return Resampled(volume, inside_count, np.concatenate(unknown))
 
 
 def sample_displacement_known(

@@ -1,6 +1,8 @@
 """Files that appear complete or not at all."""
 
+import errno
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -8,6 +10,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from autoreg.errors import UsageError
+
+# What a disk, a quota or a limit on the size of files says when it holds no more.
+_NO_ROOM = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the file would be larger than allowed (ulimit -f, or the file system's limit)",
+}
+_ROOM = "make room, or write to another disk"
 
 
 @contextmanager
@@ -41,6 +51,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)  # before the free space is asked for
         raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -93,11 +104,37 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def unwritten(path: Path, why: str, partial: Path) -> UsageError:
+    """The error that a library could not write a file, or only a part of it.
+
+    Args:
+        path: The file, under its final name.
+        why: What the library said, or what was found.
+        partial: What there is of it; is removed, before the free space is asked for.
+    """
+    partial.unlink(missing_ok=True)
+    return UsageError(f"{path}: cannot be written: {why}; {_free(path)}; {_ROOM}")
+
+
 def _unwritable(path: Path, error: OSError) -> UsageError:
+    why = error.strerror or str(error)
+    if error.errno in _NO_ROOM:
+        why = f"{_NO_ROOM[error.errno]} ({why})"
+        return UsageError(f"{path}: cannot be written: {why}; {_free(path)}; {_ROOM}")
     return UsageError(
-        f"{path}: cannot be written ({error.strerror or error}); choose a folder that you may "
-        "write to, with room on its disk"
+        f"{path}: cannot be written ({why}); choose a folder that you may write to, with room on "
+        "its disk"
     )
+
+
+def _free(path: Path) -> str:
+    """How much room there is for a file, in words."""
+    folder = next((p for p in path.absolute().parents if p.is_dir()), Path.cwd())
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return f"the room in {folder} is unknown"
+    return f"{free / 1e6:.1f} MB are free in {folder}"
 
 
 def write_text_atomic(path: Path, text: str) -> None:

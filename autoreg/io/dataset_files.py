@@ -60,7 +60,7 @@ def case_name(text: str, known: Collection[str]) -> str:
     return match["case"] if match else stem
 
 
-def list_files(folder: Path, problems: list[Problem]) -> dict[str, Path]:
+def list_files(folder: Path, problems: list[Problem], ending: str | None = None) -> dict[str, Path]:
     """The files of a folder by name without ending.
 
     Hidden files are passed over, and so is the second file of an image whose header and numbers
@@ -69,6 +69,7 @@ def list_files(folder: Path, problems: list[Problem]) -> dict[str, Path]:
     Args:
         folder: May be absent, which gives nothing.
         problems: Is added to.
+        ending: Files of any other one are passed over; None takes them all.
     """
     if not folder.is_dir():
         return {}
@@ -77,6 +78,8 @@ def list_files(folder: Path, problems: list[Problem]) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         stem = split_ending(path.name)[0]
         if path.name.startswith(".") or is_companion(path.name, names):
+            continue
+        if ending is not None and path.is_file() and not path.name.lower().endswith(ending):
             continue
         if path.is_dir():
             problems.append(

@@ -126,7 +126,9 @@ class _CaseReader:
 
     def _case(self, image: Path, name: str) -> Case:
         split = image.parent.name.removeprefix("images")
-        points = [path for kind in self._point_folders(split) if (path := self._file(kind, name))]
+        # Images of the points lie beside them in some tasks.
+        files = [self._file(kind, name, ".csv") for kind in self._point_folders(split)]
+        points = [file for file in files if file is not None]
         return Case(
             name=name,
             images=(image,),
@@ -138,9 +140,10 @@ class _CaseReader:
             other_landmarks=tuple(points[1:]),
         )
 
-    def _file(self, kind: str, name: str) -> Path | None:
+    def _file(self, kind: str, name: str, ending: str | None = None) -> Path | None:
         if kind not in self._listings:
-            self._listings[kind] = list_files(self.folder / kind, self.description.problems)
+            problems = self.description.problems
+            self._listings[kind] = list_files(self.folder / kind, problems, ending)
         return self._listings[kind].get(name)
 
     def _point_folders(self, split: str) -> list[str]:

@@ -14,7 +14,7 @@ from autoreg.io.dataset_files import (
 )
 from autoreg.io.dataset_json import Description, Json
 from autoreg.io.dataset_pairs import NativePairs, pair_modalities
-from autoreg.io.landmarks import LANDMARK_SUFFIXES
+from autoreg.io.names import LANDMARK_SUFFIXES
 from autoreg.io.problems import Problem
 
 KEYS = (

@@ -21,9 +21,11 @@ from autoreg.io.images import (
     require_grid,
     save_itk,
     to_sitk,
+    with_type,
 )
 from autoreg.io.nibabel_images import last_line, load_nibabel, load_voxels
 from autoreg.io.planar import lifted_geometry, require_planar
+from autoreg.io.quiet import quiet_libraries
 
 _TYPES = {
     sitk.sitkUInt8: "uint8",
@@ -127,25 +129,13 @@ def write_either(
     save_itk(path, image)
 
 
-def with_type(volume: Volume, dtype: np.dtype[Any] | None) -> Volume:
-    """The volume in another number type; real numbers are rounded and clamped for integers."""
-    array = volume.array
-    if dtype is None or array.dtype.kind == "b" or array.dtype == dtype:
-        return volume
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if array.dtype.kind == "f" and dtype.itemsize >= 4:
-            array = array.astype(np.float64)  # float32 holds no limit of 32 bits
-        array = np.clip(np.rint(array), limits.min, limits.max)
-    return Volume(array.astype(dtype), volume.geometry, volume.kind)
-
-
 def stored_type(path: Path) -> np.dtype[Any] | None:
     """The number type of an image file; None if ITK cannot tell."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        with quiet_libraries():
+            reader.ReadImageInformation()
     except RuntimeError:  # a format that only nibabel reads
         return None
     name = _TYPES.get(reader.GetPixelID())
@@ -165,7 +155,8 @@ def _planar_reader(path: Path) -> sitk.ImageFileReader | None:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        with quiet_libraries():
+            reader.ReadImageInformation()
     except RuntimeError:  # nibabel may read it, or knows what is wrong
         return None
     if reader.GetDimension() != 2:
@@ -181,7 +172,8 @@ def _planar_reader(path: Path) -> sitk.ImageFileReader | None:
 
 def _planar_image(reader: sitk.ImageFileReader, path: Path) -> sitk.Image:
     if not path.name.lower().endswith(NIFTI_SUFFIXES):
-        return reader.Execute()
+        with quiet_libraries():
+            return reader.Execute()
     # ITK fills what is missing of a truncated NIfTI file and says nothing; nibabel refuses.
     voxels = load_voxels(load_nibabel(path), path)
     image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.reshape(reader.GetSize()).T))

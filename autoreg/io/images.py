@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from autoreg.errors import DataError, GeometryError, UsageError
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.volume import Kind, Volume
-from autoreg.io.atomic import atomic_path
+from autoreg.io.atomic import atomic_path, unwritten
 from autoreg.io.nibabel_images import (
     last_line,
     load_nibabel,
@@ -22,6 +22,9 @@ from autoreg.io.nibabel_images import (
     nibabel_geometry,
     require_three_axes,
 )
+from autoreg.io.nifti_writer import write_nifti
+from autoreg.io.quiet import quiet_libraries
+from autoreg.io.read_back import holds_image
 
 # Formats of one file each: an image of two files cannot appear completely or not at all.
 WRITTEN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -121,14 +124,19 @@ def write_image(path: Path, volume: Volume, dtype: DTypeLike | None = None) -> N
         raise UsageError(
             f"{path}: {volume.array.shape[0]} channels; write each channel to a file of its own"
         )
-    array = volume.single
-    if dtype is not None:
-        array = _cast(array, np.dtype(dtype))
-    save_itk(path, to_sitk(Volume(array[None], volume.geometry, volume.kind)))
+    save_itk(path, to_sitk(with_type(volume, None if dtype is None else np.dtype(dtype))))
 
 
-def save_itk(path: Path, image: sitk.Image) -> None:
+def save_itk(path: Path, image: sitk.Image, *, noisy: bool = False) -> None:
     """Write a SimpleITK image, completely or not at all.
+
+    ITK notices a full disk neither in NIfTI, which is therefore written by `write_nifti`, nor
+    always in the other formats, which are therefore read back.
+
+    Args:
+        path: Ends in one of `WRITTEN_SUFFIXES`.
+        image: The image.
+        noisy: See `write_nifti`.
 
     Raises:
         UsageError: if the suffix is none of `WRITTEN_SUFFIXES` or the file cannot be written.
@@ -137,9 +145,28 @@ def save_itk(path: Path, image: sitk.Image) -> None:
         raise UsageError(f"{path}: images are written as {', '.join(WRITTEN_SUFFIXES)}")
     with atomic_path(path) as temporary:
         try:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
+            if path.name.endswith(NIFTI_SUFFIXES):
+                write_nifti(temporary, image, noisy=noisy)
+                return
+            with quiet_libraries():
+                sitk.WriteImage(image, str(temporary), useCompression=True)
         except RuntimeError as error:
-            raise UsageError(f"{path}: cannot be written: {last_line(error)}") from error
+            raise unwritten(path, last_line(error), temporary) from error
+        if not holds_image(temporary, image):
+            raise unwritten(path, "what was written could not be read back", temporary)
+
+
+def with_type(volume: Volume, dtype: np.dtype[Any] | None) -> Volume:
+    """The volume in another number type; real numbers are rounded and clamped for integers."""
+    array = volume.array
+    if dtype is None or array.dtype.kind == "b" or array.dtype == dtype:
+        return volume
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if array.dtype.kind == "f" and dtype.itemsize >= 4:
+            array = array.astype(np.float64)  # float32 holds no limit of 32 bits
+        array = np.clip(np.rint(array), limits.min, limits.max)
+    return Volume(array.astype(dtype), volume.geometry, volume.kind)
 
 
 def to_sitk(volume: Volume) -> sitk.Image:
@@ -193,7 +220,8 @@ def _read_scalar(path: Path) -> tuple[NDArray[Any], Geometry]:
         if path.name.lower().endswith(NIFTI_SUFFIXES):
             # ITK fills what is missing of a truncated NIfTI file and says nothing; nibabel refuses.
             return nibabel_array(load_nibabel(path), path), geometry
-        array = sitk.GetArrayFromImage(reader.Execute())
+        with quiet_libraries():
+            array = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
         image = load_nibabel(path, error)
         return nibabel_array(image, path), nibabel_geometry(image, path)
@@ -206,7 +234,8 @@ def _itk_header(path: Path) -> tuple[sitk.ImageFileReader, Geometry]:
         raise DataError(f"{path}: no such file")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.ReadImageInformation()
+    with quiet_libraries():
+        reader.ReadImageInformation()
     _require_scalar_volume(reader, path)
     axes = reader.GetDimension()
     direction = np.reshape(reader.GetDirection(), (axes, axes))[:3, :3]
@@ -267,10 +296,3 @@ def _whole_numbers(array: NDArray[Any], path: Path) -> NDArray[np.int32]:
             "interpolated linearly?)"
         )
     return labels
-
-
-def _cast(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    if dtype.kind in "iu" and array.dtype.kind != "b":
-        limits = np.iinfo(dtype)
-        array = np.clip(np.rint(array), limits.min, limits.max)
-    return array.astype(dtype)

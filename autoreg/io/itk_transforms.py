@@ -12,10 +12,12 @@ from autoreg.geometry.grid import FloatArray, Geometry
 from autoreg.geometry.resampling import field_from_mm
 from autoreg.geometry.spline_displacement import SplineDisplacement
 from autoreg.geometry.transforms import Affine, DisplacementField, Transform
-from autoreg.io.atomic import atomic_path
+from autoreg.io.atomic import atomic_path, unwritten
 from autoreg.io.images import set_itk_geometry
 from autoreg.io.nibabel_images import last_line
 from autoreg.io.planar import lifted_geometry, set_planar_geometry
+from autoreg.io.quiet import quiet_libraries
+from autoreg.io.read_back import holds_transform
 from autoreg.io.transforms import Dimension, displacement_image, field_to_mm
 
 ITK_SUFFIXES = (".tfm", ".txt", ".h5", ".hdf5", ".mat")
@@ -41,7 +43,8 @@ def read_itk_transform(path: Path) -> tuple[tuple[Transform, ...], Dimension]:
         raise DataError(f"{path}: no such file")
     _require_one_transform(path)
     try:
-        transform = sitk.ReadTransform(str(path))
+        with quiet_libraries():
+            transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
         raise DataError(_unreadable(path, error)) from error
     dimension = transform.GetDimension()
@@ -76,9 +79,13 @@ def write_itk_transform(path: Path, parts: Sequence[Transform], dimension: Dimen
         )
     with atomic_path(path) as temporary:
         try:
-            sitk.WriteTransform(whole, str(temporary))
+            with quiet_libraries():
+                sitk.WriteTransform(whole, str(temporary))
         except RuntimeError as error:
-            raise UsageError(f"{path}: cannot be written: {last_line(error)}") from error
+            raise unwritten(path, last_line(error), temporary) from error
+        # ITK does not notice that a disk is full.
+        if not holds_transform(temporary, whole):
+            raise unwritten(path, "what was written could not be read back", temporary)
 
 
 def to_itk_transform(parts: Sequence[Transform], dimension: Dimension, name: str) -> sitk.Transform:
@@ -123,14 +130,19 @@ def _require_one_transform(path: Path) -> None:
 
 
 def _unreadable(path: Path, error: RuntimeError) -> str:
-    message = f"{path}: cannot be read as an ITK transform: {last_line(error)}"
     if path.suffix == ".mat" and _is_text_matrix(path):
-        message = (
+        return (
             f"{path}: holds a matrix as text, as FSL's flirt writes it, which depends on the two "
             "images: convert it first: autoreg_convert_transform --from fsl --reference FIXED "
             "--moving MOVING"
         )
-    return message
+    # "ITK ERROR: AffineTransform(0x55af15ba73d0): what is wrong"; other messages are of its inside.
+    told = re.fullmatch(r"ITK ERROR: \w+\(\w+\): (.*)", last_line(error))
+    why = f" ({told[1]})" if told else ""
+    return (
+        f"{path}: cannot be read as an ITK transform{why}: it is damaged, or of a kind that "
+        "ITK does not know; write it again"
+    )
 
 
 def _is_text_matrix(path: Path) -> bool:

@@ -10,9 +10,8 @@ from numpy.typing import ArrayLike
 from autoreg.errors import DataError
 from autoreg.geometry.grid import FloatArray, Geometry
 from autoreg.io.atomic import write_text_atomic
+from autoreg.io.names import FCSV_SUFFIX, MARKUPS_SUFFIX
 from autoreg.io.slicer_landmarks import (
-    FCSV_SUFFIX,
-    MARKUPS_SUFFIX,
     NamedPoints,
     read_fcsv,
     read_markups,
@@ -21,7 +20,6 @@ from autoreg.io.slicer_landmarks import (
 )
 
 HEADER = ("x", "y", "z")
-LANDMARK_SUFFIXES = (".csv", FCSV_SUFFIX, MARKUPS_SUFFIX)
 
 
 def read_landmarks(path: Path) -> FloatArray:

@@ -1,8 +1,11 @@
-"""Names that users give: of folders to be made, and of data sets that they mean."""
+"""Names that users give: of folders to be made, of data sets that they mean, of point files."""
 
 import difflib
 import re
 from collections.abc import Iterable
+
+FCSV_SUFFIX, MARKUPS_SUFFIX = ".fcsv", ".mrk.json"  # of 3D Slicer
+LANDMARK_SUFFIXES = (".csv", FCSV_SUFFIX, MARKUPS_SUFFIX)
 
 _NUMBERED = re.compile(r"Dataset(\d+)_(.+)")
 

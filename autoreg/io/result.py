@@ -112,7 +112,7 @@ class OptimisationRecord:
 
 @dataclass(frozen=True)
 class AlignmentRecord:
-    """The initial alignment of a pair that was registered without a network.
+    """The initial alignment of a pair, without a network or in place of its answer.
 
     Attributes:
         kind: "none", "centres", "rigid" or "affine".
@@ -152,7 +152,8 @@ class FieldOptimisationRecord:
         seconds: Wall-clock.
         network_mm: Where it began with a network's answer: mean length of the network's
             displacement on its own grid, without the alignment; otherwise null.
-        refinement_mm: Mean length of the displacement that was put before the network's; or null.
+        refinement_mm: Mean distance, over the fixed image, between where the network and the
+            result put a point in the moving image; or null.
         cpu_seconds: CPU time of the field's optimisation alone, all threads together.
     """
 
@@ -240,7 +241,7 @@ class Result:
         label_names: Structures by name, as the plan knows them.
         files: Size in bytes of every file written beside this one.
         warnings: What a reader should know before trusting the result.
-        alignment: The initial alignment; null where the network's plan has one.
+        alignment: The initial alignment; null where a network's answer took its place.
         field_optimisation: Without a network, or after it (refinement); null where there was none.
     """
 

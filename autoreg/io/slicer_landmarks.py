@@ -12,6 +12,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,8 +20,6 @@ from numpy.typing import ArrayLike
 from autoreg.errors import DataError
 from autoreg.geometry.grid import FloatArray
 from autoreg.io.atomic import write_text_atomic
-
-FCSV_SUFFIX, MARKUPS_SUFFIX = ".fcsv", ".mrk.json"
 
 _COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
 _LABEL = 11
@@ -81,16 +80,16 @@ def read_markups(path: Path) -> NamedPoints:
         DataError: if it cannot be read, holds no point list or several, another unit than mm, no
             point, or one that is not placed.
     """
+    markup = _only_list(path)
     try:
-        (markup,) = json.loads(_text(path))["markups"]
         kind, listed = markup["type"], markup["controlPoints"]
         unit = markup.get("coordinateUnits", "mm")
         status = [point.get("positionStatus", "defined") for point in listed]
         names = tuple(str(point.get("label", "")) for point in listed)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise DataError(
-            f"{path}: cannot be read as one Slicer point list ({type(error).__name__}: {error}); "
-            "save the list alone as .mrk.json"
+            f"{path}: the list is not as 3D Slicer writes it (type, controlPoints, "
+            "positionStatus); save it again with a current version of 3D Slicer"
         ) from error
     if kind != "Fiducial":
         raise DataError(f"{path}: holds a {kind}, expected a point list (Fiducial)")
@@ -106,6 +105,28 @@ def read_markups(path: Path) -> NamedPoints:
             )
         points.append(_point(point.get("position"), f"{path}, point {number}"))
     return NamedPoints(_in_lps(points, markup.get("coordinateSystem", "LPS"), path), names)
+
+
+def _only_list(path: Path) -> dict[str, Any]:
+    """The one list of a .mrk.json file."""
+    try:
+        content = json.loads(_text(path))
+    except ValueError as error:
+        raise DataError(
+            f"{path}: not valid JSON ({error}); replace it by an intact copy"
+        ) from error
+    lists = content.get("markups") if isinstance(content, dict) else None
+    if not isinstance(lists, list) or not all(isinstance(one, dict) for one in lists):
+        raise DataError(
+            f'{path}: no point list of 3D Slicer: expected an object with the key "markups"; save '
+            "the points as .mrk.json with 3D Slicer"
+        )
+    if len(lists) != 1:
+        raise DataError(
+            f"{path}: holds {len(lists)} lists, expected one; save the list alone as .mrk.json"
+        )
+    only: dict[str, Any] = lists[0]
+    return only
 
 
 def write_fcsv(path: Path, named: NamedPoints) -> None:

@@ -88,7 +88,13 @@ def read_chain(specs: Sequence[str]) -> Chain:
 def read_link(spec: str) -> Chain:
     """Read one transform; see `read_chain`."""
     inverted = spec.startswith(INVERSE_PREFIX)
-    path = Path(spec.removeprefix(INVERSE_PREFIX))
+    name = spec.removeprefix(INVERSE_PREFIX)
+    if not name.strip():
+        raise UsageError(
+            f'the transform "{spec}" names no file (an unset variable?); name the file, or the '
+            "folder of a registered pair"
+        )
+    path = Path(name)
     if path.is_dir():
         # The stored inverse is not inverted again.
         return _read_file(_file_of_result(path, inverse=inverted))

@@ -1,7 +1,6 @@
 """Displacement fields in files that ITK, ANTs and 3D Slicer read."""
 
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -12,11 +11,10 @@ from numpy.typing import NDArray
 from autoreg.errors import DataError, GeometryError, UsageError
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.transforms import DisplacementField
-from autoreg.io.atomic import atomic_path
-from autoreg.io.compression import gzip_numbers
 from autoreg.io.images import NIFTI_SUFFIXES, save_itk, set_itk_geometry
 from autoreg.io.nibabel_images import last_line, load_nibabel, load_voxels, nibabel_geometry
 from autoreg.io.planar import lifted_geometry, set_planar_geometry
+from autoreg.io.quiet import quiet_libraries
 
 Dimension = Literal[2, 3]
 
@@ -46,18 +44,7 @@ def write_displacement(
     if not np.isfinite(u_mm).all():
         raise UsageError(f"{path}: the displacement has values that are NaN or infinite")
     image = displacement_image(u_mm.astype(np.float32, copy=False), geometry, dimension, str(path))
-    if not path.name.endswith(".nii.gz"):
-        save_itk(path, image)
-        return
-    with (
-        atomic_path(path) as target,
-        NamedTemporaryFile(prefix=".partial_", suffix=".nii", dir=target.parent) as plain,
-    ):
-        try:
-            sitk.WriteImage(image, plain.name)
-        except RuntimeError as error:
-            raise UsageError(f"{path}: cannot be written: {last_line(error)}") from error
-        gzip_numbers(Path(plain.name), target)
+    save_itk(path, image, noisy=True)
 
 
 def displacement_image(
@@ -111,7 +98,8 @@ def read_displacement(path: Path) -> tuple[NDArray[np.float32], Geometry]:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        with quiet_libraries():
+            reader.ReadImageInformation()
         found = (int(reader.GetDimension()), int(reader.GetNumberOfComponents()))
         if found == (2, 3) and path.name.lower().endswith(NIFTI_SUFFIXES):
             return _single_layer(path)
@@ -136,7 +124,8 @@ def displacement_dimension(path: Path) -> Dimension:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        with quiet_libraries():
+            reader.ReadImageInformation()
     except RuntimeError as error:
         raise DataError(f"{path}: cannot be read by SimpleITK: {last_line(error)}") from error
     return 2 if reader.GetDimension() == reader.GetNumberOfComponents() == 2 else 3
@@ -188,7 +177,8 @@ def _vectors(reader: sitk.ImageFileReader, path: Path) -> NDArray[Any]:
         if int(image.header["intent_code"]) == _INTENT_RAS:
             array = array * np.array([-1, -1, 1][:dimension], dtype=array.dtype)
     else:
-        array = sitk.GetArrayFromImage(reader.Execute())
+        with quiet_libraries():
+            array = sitk.GetArrayFromImage(reader.Execute())
     if array.ndim == 4:
         return array
     return np.concatenate([array, np.zeros_like(array[..., :1])], axis=-1)[None]

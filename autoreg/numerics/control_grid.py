@@ -18,6 +18,8 @@ from autoreg.numerics.axis_matrices import separable
 from autoreg.numerics.bspline import cubic_spline
 from autoreg.numerics.coordinates import index_grid, sample_index_linear
 
+# Steps towards the velocity that leads to a displacement.
+_LOGARITHM_STEPS = 8
 # A velocity is halved until it moves no control point further than this, in control spacings.
 _SMALL = 0.3
 
@@ -181,3 +183,26 @@ class ControlGrid:
         for _ in range(halvings):
             u = u + sample_index_linear(u, nodes + u, "border")
         return self.coefficients(u[0] * self.spacing_mm)
+
+    def logarithm(self, values_mm: Tensor) -> Tensor:
+        """The stationary velocity that leads nearest to a displacement.
+
+        What is left over is added to the velocity, as long as that leaves less. Where a
+        displacement folds, or is rougher than the splines, no velocity leads to it.
+
+        Args:
+            values_mm: The displacement at the control points, (3, *shape), mm along (d, h, w).
+
+        Returns:
+            Coefficients of the velocity, of the same shape.
+        """
+        best = velocity = torch.zeros_like(values_mm)
+        left, smallest = values_mm, math.inf
+        for _ in range(_LOGARITHM_STEPS):
+            size = float(left.square().sum())
+            if not size < smallest:
+                break
+            best, smallest = velocity, size
+            velocity = velocity + self.coefficients(left)
+            left = values_mm - self.values(self.exponential(velocity))
+        return best

@@ -17,8 +17,8 @@ from autoreg.geometry.volume import Kind
 from autoreg.io.dataset import Case, RawDataset, landmarks_mm, pair_landmarks, scan_dataset
 from autoreg.io.images import read_image
 from autoreg.io.landmarks import malformed_lines
+from autoreg.io.names import FCSV_SUFFIX, MARKUPS_SUFFIX
 from autoreg.io.problems import Problem, report
-from autoreg.io.slicer_landmarks import FCSV_SUFFIX, MARKUPS_SUFFIX
 from autoreg.parallel import choose_workers, map_cases
 from autoreg.planning.sizes import largest_image_voxels
 

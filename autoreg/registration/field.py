@@ -11,13 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from autoreg.errors import DataError
 from autoreg.field_plan import FieldPlan, StageName
-from autoreg.geometry.grid import Geometry
-from autoreg.geometry.transforms import Affine, Composite, DisplacementField
+from autoreg.geometry.grid import FloatArray, Geometry, apply_affine
+from autoreg.geometry.transforms import (
+    Affine,
+    Composite,
+    DisplacementField,
+    Transform,
+    map_where_known,
+)
 from autoreg.geometry.volume import Volume
 from autoreg.losses.mind import mind_descriptor
 from autoreg.losses.window import box_window
@@ -88,6 +95,7 @@ def register_field(
     initial: Affine,
     plan: FieldPlan,
     *,
+    start: Transform | None = None,
     fixed_mask: Volume | None = None,
     moving_mask: Volume | None = None,
     device: torch.device | str = "cpu",
@@ -100,6 +108,8 @@ def register_field(
         moving: The moving image, on any grid, with as many channels.
         initial: The initial alignment, from fixed to moving points.
         plan: Similarity, stages and how long.
+        start: Where the optimisation begins: from points of the fixed image to where they lie
+            before `initial` maps them; None: nowhere else.
         fixed_mask: Where the fixed image counts; likewise the other.
         moving_mask: See `fixed_mask`.
         device: Where to compute.
@@ -108,16 +118,17 @@ def register_field(
     Raises:
         DataError: for an image or mask of which nothing can be compared.
     """
-    start, cpu_start = time.perf_counter(), time.process_time()
+    begin, cpu_begin = time.perf_counter(), time.process_time()
     images = make_images(fixed, moving, initial, (fixed_mask, moving_mask), torch.device(device))
     course = Course(plan.flat_tolerance, on_step)
-    u_mm, residual, refined = _Optimisation(images, plan, course).run()
+    u_mm, residual, refined = _Optimisation(images, plan, course, start=start).run()
     u_vox = u_mm / torch.tensor(fixed.geometry.spacing_mm).to(u_mm).view(3, 1, 1, 1)
     if plan.both_directions and not refined:
         exchanged = make_images(
             moving, fixed, initial.inverse(), (moving_mask, fixed_mask), torch.device(device)
         )
-        other = _exchanged(exchanged, plan, course, moving.geometry)
+        back = None if start is None else _seen_from_moving(start, initial)
+        other = _exchanged(exchanged, plan, course, moving.geometry, back)
         u_vox = mean_of_both(u_vox, other, fixed.geometry, initial)
     return FieldRegistration(
         initial,
@@ -126,16 +137,20 @@ def register_field(
         residual,
         refined,
         tuple(course.steps),
-        time.perf_counter() - start,
-        time.process_time() - cpu_start,
+        time.perf_counter() - begin,
+        time.process_time() - cpu_begin,
     )
 
 
 def _exchanged(
-    images: FieldImages, plan: FieldPlan, course: Course, geometry: Geometry
+    images: FieldImages,
+    plan: FieldPlan,
+    course: Course,
+    geometry: Geometry,
+    start: Transform | None,
 ) -> DisplacementField:
     """The first stage with exchanged images: the inverse of its displacement, on its grid."""
-    optimisation = _Optimisation(images, replace(plan, dense=None), course, "exchanged")
+    optimisation = _Optimisation(images, replace(plan, dense=None), course, "exchanged", start)
     u_mm, _, _ = optimisation.run()
     u_vox = u_mm / torch.tensor(geometry.spacing_mm).to(u_mm).view(3, 1, 1, 1)
     return _field(coarse_inverse(u_vox), geometry)
@@ -147,6 +162,7 @@ class _Optimisation:
     plan: FieldPlan
     course: Course
     first_stage: StageName = "spline"
+    start: Transform | None = None
 
     def run(self) -> tuple[Tensor, Residual, bool]:
         """The displacement on the whole fixed grid (3, D, H, W), mm along its axes."""
@@ -171,8 +187,22 @@ class _Optimisation:
         spline, box = self.plan.spline, self.images.box
         spacing = max(spline.control_mm * self._size, spline.control_vox * self.images.voxel_mm)
         grid = ControlGrid(box.lengths_mm, spacing)
+        if self.start is not None:
+            at_nodes = torch.from_numpy(self._started_mm(self.start, grid)).to(self.images.fixed)
+            return SplineField.of(grid, grid.logarithm(at_nodes))
         zeros = torch.zeros(3, *grid.shape).to(self.images.fixed)
         return SplineField(grid, zeros, zeros)
+
+    def _started_mm(self, start: Transform, grid: ControlGrid) -> FloatArray:
+        """A transform's displacement at the control points, mm along (d, h, w); (3, *shape)."""
+        box = self.images.box
+        nodes = np.stack(np.meshgrid(*grid.nodes_mm(), indexing="ij"), axis=-1).reshape(-1, 3)
+        held = np.clip(nodes, 0, np.array(box.lengths_mm))
+        points = apply_affine(box.world_of_mm(), held)
+        mapped, _ = map_where_known(start, points)
+        u_mm = (mapped - points) @ np.linalg.inv(box.world_of_mm()[:3, :3]).T
+        u_mm[:, list(box.flat)] = 0
+        return np.ascontiguousarray(u_mm.T).reshape(3, *grid.shape)
 
     def _spline(self, field: SplineField, index: int) -> SplineField:
         plan = self.plan.spline
@@ -225,6 +255,11 @@ class _Optimisation:
         fine = stage == "spline" and index <= 1 and voxel_mm >= self.plan.spline.fine_from_mm
         kind: Literal["signed", "squared"] = "signed" if signed else "squared"
         return self.images.level(index, LocalCorrelation(kind, _FLAT_WINDOW), None, fine=fine)
+
+
+def _seen_from_moving(start: Transform, initial: Affine) -> Transform:
+    """The inverse of a start, for points of the moving image under exchanged images."""
+    return Composite((initial.inverse(), start.inverse(), initial))
 
 
 def _mind(intensities: Tensor) -> Tensor:

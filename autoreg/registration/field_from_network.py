@@ -1,30 +1,21 @@
 """A displacement field optimised from where a trained network left two images."""
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from autoreg.errors import DataError
 from autoreg.field_plan import FieldPlan
-from autoreg.geometry.grid import Geometry
-from autoreg.geometry.resampling import (
-    field_from_mm,
-    resample_volume,
-    sample_displacement_known,
-)
-from autoreg.geometry.transforms import Affine, Composite, DisplacementField
+from autoreg.geometry.transforms import Composite, DisplacementField
 from autoreg.geometry.volume import Volume
-from autoreg.numerics.coarse_inverse import coarse_inverse
-from autoreg.numerics.pyramid import pooled
 from autoreg.registration.field import FieldRegistration, register_field
-from autoreg.registration.field_box import IntTriple, factors_at, finest_mm
 from autoreg.registration.field_course import FieldStep
+from autoreg.registration.start import ImagePair, Start, network_start, parts
 
-_IDENTITY = Affine(np.eye(4))
+# Points along each axis, about, at which a network and what became of it are compared.
+_COMPARED = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,75 +23,72 @@ class Refinement:
     """A network's answer and what the optimisation of a field made of it.
 
     Attributes:
-        field: The whole displacement, with what followed it in the network's transform.
+        field: The whole displacement.
         plan: What was obeyed.
+        pair: The images.
+        start: Where it began.
         network_mm: Mean length of the network's displacement on its own grid, without the affine
             map that follows.
-        refinement_mm: Mean length, on the fixed image's grid, of the displacement that was found
-            to precede it.
-        seconds: Wall time, with warping the image and inverting the whole.
+        refinement_mm: Mean distance, over the fixed image's grid, between where the network and
+            the result put a point in the moving image.
+        seconds: Wall time.
     """
 
     field: FieldRegistration
     plan: FieldPlan
+    pair: ImagePair
+    start: Start
     network_mm: float
     refinement_mm: float
     seconds: float
 
 
 def register_from(
-    start: Composite,
-    fixed: Volume,
-    moving: Volume,
+    network: Composite,
+    pair: ImagePair,
     plan: FieldPlan,
-    masks: tuple[Volume | None, Volume | None],
     device: torch.device,
+    *,
+    start: Start | None = None,
     on_step: Callable[[FieldStep], None] | None = None,
 ) -> Refinement:
-    """Optimise what comes before a network's transform, at the fixed image's resolution.
+    """Optimise a field that begins with a network's transform, at the fixed image's resolution.
 
-    The moving image is warped by the network's transform with cubic splines, and that image is
-    registered: T(p) = start(p + w(p)). What is returned is one displacement and one affine map, so
-    that the original moving image is interpolated once by whoever uses them.
+    The transform's affine part is the initial alignment, and the rest of it is where the velocity
+    begins. What is optimised and what the plan regularises is the whole deformation, so that the
+    network's errors do not outlast it.
 
     Args:
-        start: A displacement field, then an affine map.
-        fixed: The fixed image.
-        moving: The moving image.
+        network: Its transform: a displacement field, then an affine map.
+        pair: The images.
         plan: Of the field's optimisation.
-        masks: Of the fixed and of the moving image.
         device: Where to compute.
+        start: As `network_start` finds it; None: it is found here.
         on_step: Hears of every step.
 
     Raises:
         DataError: if the network's transform leaves nothing of the moving image to compare.
     """
-    first, rest = start.transforms
-    if not isinstance(first, DisplacementField) or not isinstance(rest, Affine):
-        raise TypeError("a network's transform is a displacement field and an affine map")
     begin = time.perf_counter()
-    geometry = fixed.geometry
-    warped, inside = _warped(start, moving, masks[1], geometry)
+    start = network_start(network, pair) if start is None else start
     found = register_field(
-        fixed,
-        warped,
-        _IDENTITY,
+        pair.fixed,
+        pair.moving,
+        start.initial,
         plan,
-        fixed_mask=masks[0],
-        moving_mask=inside,
+        start=start.displacement,
+        fixed_mask=pair.fixed_mask,
+        moving_mask=pair.moving_mask,
         device=device,
         on_step=on_step,
     )
-    u_mm, _ = sample_displacement_known(Composite((found.forward, first)), geometry)
-    forward = field_from_mm(u_mm, geometry)
-    v_vox = coarse_inverse(torch.from_numpy(forward.u_vox).to(device)).cpu().numpy()
     return Refinement(
-        field=replace(
-            found, initial=rest, forward=forward, backward=DisplacementField(v_vox, geometry)
-        ),
+        field=found,
         plan=plan,
-        network_mm=_mean_mm(first),
-        refinement_mm=_mean_mm(found.forward),
+        pair=pair,
+        start=start,
+        network_mm=_mean_mm(parts(network)[0]),
+        refinement_mm=_mean_distance_mm(found.transform, network, pair.fixed),
         seconds=time.perf_counter() - begin,
     )
 
@@ -112,33 +100,10 @@ def _mean_mm(field: DisplacementField) -> float:
     return float(np.sqrt(np.einsum("xdhw,xdhw->dhw", u_mm, u_mm)).mean())
 
 
-def _warped(
-    start: Composite, moving: Volume, mask: Volume | None, geometry: Geometry
-) -> tuple[Volume, Volume]:
-    """The moving image on the fixed image's grid, and where it is known and counts."""
-    # Finer voxels are averaged first, as without a network: their noise would be kept otherwise.
-    factors = factors_at(0, finest_mm(geometry), moving.geometry)
-    coarse = _pooled(moving, factors)
-    values = resample_volume(coarse, start, geometry, outside=math.nan, interpolation="cubic").array
-    inside = np.isfinite(values).all(axis=0)
-    if mask is not None:
-        inside &= resample_volume(mask, start, geometry).single != 0
-    if not inside.any():
-        raise DataError("the network's transform leaves the images without overlap")
-    lowest = moving.array.min(axis=(1, 2, 3)).reshape(-1, 1, 1, 1)
-    filled = np.where(np.isfinite(values), values, lowest).astype(np.float32)
-    return Volume(filled, geometry, "intensity"), Volume(inside[None], geometry, "mask")
-
-
-def _pooled(volume: Volume, factors: IntTriple) -> Volume:
-    """Means over boxes of voxels, on the grid of the boxes' middles."""
-    if factors == (1, 1, 1):
-        return volume
-    array = torch.from_numpy(np.asarray(volume.array, dtype=np.float32))
-    boxes = np.eye(4)
-    boxes[:3, :3] = np.diag(factors)
-    boxes[:3, 3] = (np.array(factors) - 1) / 2
-    values = pooled(array, factors).numpy()
-    shape = (values.shape[1], values.shape[2], values.shape[3])
-    geometry = Geometry(shape, volume.geometry.index_to_world @ boxes)
-    return Volume(values, geometry, "intensity")
+def _mean_distance_mm(one: Composite, other: Composite, fixed: Volume) -> float:
+    """Between where two transforms put the voxels of an image, some of them, in millimetres."""
+    axes = [np.arange(0, n, max(1, n // _COMPARED)) for n in fixed.geometry.shape]
+    index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    points = fixed.geometry.to_world(index.astype(np.float64))
+    apart = one.map_points(points) - other.map_points(points)
+    return float(np.linalg.norm(apart, axis=1).mean())

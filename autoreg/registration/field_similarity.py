@@ -24,12 +24,10 @@ class Response:
     Attributes:
         value: The objective, to be made large: the weighted mean over the blocks.
         fields: (4, C, d, h, w): P, Q, R and H per voxel, see the module.
-        local: (d, h, w) the objective of each block.
     """
 
     value: float
     fields: Tensor
-    local: Tensor
 
 
 class Criterion(ABC):
@@ -118,7 +116,7 @@ class LocalCorrelation(Criterion):
         share = weights / counts
         fields = torch.stack([p, q, p * mean_f - q * mean_w, curvature]) * share
         local = local.mean(0)
-        return Response(_mean(local, weights), windowed(fields) / len(mean_f), local)
+        return Response(_mean(local, weights), windowed(fields) / len(mean_f))
 
 
 @dataclass(frozen=True)
@@ -139,11 +137,11 @@ class SquaredDifference(Criterion):
         local = (product - (square_f + square_w) / 2).mean(0) / block_voxels * self.scale
         one = (weights * (self.scale / len(square_f) / block_voxels)).expand_as(square_f)
         fields = torch.stack([one, one, torch.zeros_like(one), one])
-        return Response(_mean(local, weights), fields, local)
+        return Response(_mean(local, weights), fields)
 
 
 def _mean(local: Tensor, weights: Tensor) -> float:
-    return float((local.detach() * weights).sum() / weights.sum().clamp(min=1e-9))
+    return float((local * weights).sum() / weights.sum().clamp(min=1e-9))
 
 
 def windowed(x: Tensor) -> Tensor:

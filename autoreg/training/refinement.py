@@ -20,7 +20,7 @@ from autoreg.evaluation.exported_field import exported_field
 from autoreg.evaluation.landmarks import tre_mm
 from autoreg.evaluation.overlap import dice, mean_over_labels, present_labels
 from autoreg.failures import FAILURES, reason_of
-from autoreg.field_plan import FieldPlan
+from autoreg.field_plan import FieldPlan, suited
 from autoreg.geometry.resampling import resample_volume
 from autoreg.geometry.transforms import Composite
 from autoreg.geometry.volume import Volume
@@ -31,6 +31,7 @@ from autoreg.io.records import save_record
 from autoreg.registration.field_from_network import register_from
 from autoreg.registration.prepare import prepare
 from autoreg.registration.register import register
+from autoreg.registration.start import ImagePair
 from autoreg.training.model_folder import LoadedModel, load_network
 from autoreg.training.refinement_record import (
     REFINEMENT_FILE,
@@ -184,9 +185,9 @@ class _Pair:
         ]
         transform = register(network, plan, prepared[0], prepared[1]).transform
         registered = time.perf_counter()
-        found = register_from(
-            transform, images[0], images[1], field, (masks[0], masks[1]), self.device
-        )
+        pair = ImagePair.of(images[0], images[1], masks[0], masks[1])
+        field = suited(field, self.fixed.modalities, self.moving.modalities)
+        found = register_from(transform, pair, field, self.device)
         return RefinedPair(
             self.fixed.name,
             self.moving.name,

@@ -41,7 +41,10 @@ def test_the_true_transform_scores_perfectly_and_better_than_before(pair):
     assert found.initial.tre_mean_mm > 1
     assert found.initial.tre_p95_mm >= found.initial.tre_mean_mm
     assert found.initial.lncc < found.registered.lncc
-    assert found.landmarks == 7
+    assert len(found.landmarks) == 7
+    distances = [landmark.initial_tre_mm for landmark in found.landmarks]
+    assert np.mean(distances) == pytest.approx(found.initial.tre_mean_mm)
+    assert max(landmark.tre_mm for landmark in found.landmarks) < 1e-3
     assert found.prediction_seconds == 3.5
     assert found.notes == ()
 

@@ -7,17 +7,30 @@ import math
 import numpy as np
 import pytest
 
-from autoreg.evaluation.report import cases_csv, labels_csv, terminal_table, write_reports
-from autoreg.evaluation.scores import CaseScores, Failure, FieldQuality, LabelScore, PairState
+from autoreg.evaluation.report import (
+    LANDMARKS_FILE,
+    cases_csv,
+    labels_csv,
+    terminal_table,
+    write_reports,
+)
+from autoreg.evaluation.scores import (
+    CaseScores,
+    Failure,
+    FieldQuality,
+    LabelScore,
+    LandmarkScore,
+    PairState,
+)
 from autoreg.evaluation.summary import METRICS, statistic, summarise
 
 FIELD = FieldQuality(2.5e-5, 1e-3, 0.0, 0.4, 0.1, 0.3, 0.02, 0.05, 0.97)
 
 
-def scores(name, dice=0.8, hd95=2.0, infinite=0, labels=()):
+def scores(name, dice=0.8, hd95=2.0, infinite=0, labels=(), landmarks=()):
     before = PairState(0.5, 4.0, 0, None, None, 0.4)
     after = PairState(dice, hd95, infinite, None, None, 0.9)
-    return CaseScores(name, before, after, FIELD, "mask", tuple(labels), 0, 3.5, ())
+    return CaseScores(name, before, after, FIELD, "mask", tuple(labels), tuple(landmarks), 3.5, ())
 
 
 def test_statistics_leave_out_what_has_no_value_and_count_it():
@@ -50,6 +63,25 @@ def test_before_and_after_of_each_pair():
     text = terminal_table(summarise("here", [scores("a"), scores("b", dice=0.7)], []))
     assert "0.500 → 0.800" in text
     assert "0.500 → 0.700" in text
+
+
+def test_all_landmarks_together_count_once_each(tmp_path):
+    """A pair with many landmarks counts as many times, unlike in the mean over pairs."""
+    many = [LandmarkScore(10.0 + i, float(i)) for i in range(4)]
+    cases = [scores("a", landmarks=many), scores("b", landmarks=[LandmarkScore(20.0, 9.0)])]
+    summary = summarise("here", cases, [])
+    after = summary.landmarks.tre_mm
+    assert (summary.landmarks.count, after.mean) == (5, 3.0)
+    assert (after.p25, after.p50, after.p75) == (1.0, 2.0, 3.0)
+    assert after.p95 == pytest.approx(7.8)
+    assert summary.landmarks.initial_tre_mm.p50 == 12.0
+    assert "TRE of all 5 landmarks [mm], mean / 25 / 50 / 75 %: 13.20" in terminal_table(summary)
+    write_reports(summary, tmp_path)
+    lines = (tmp_path / LANDMARKS_FILE).read_text("utf-8").splitlines()
+    assert lines[0] == "case,landmark,initial_tre_mm,tre_mm"
+    assert lines[4:] == ["a,4,13.0,3.0", "b,1,20.0,9.0"]
+    write_reports(summarise("here", [scores("a")], []), tmp_path)
+    assert not (tmp_path / LANDMARKS_FILE).exists()
 
 
 def test_all_pairs_failed():

@@ -8,11 +8,10 @@ from spaces import DIRECTIONS, make_geometry, smooth_image
 
 from autoreg.geometry.transforms import Affine, Composite, DisplacementField
 from autoreg.geometry.volume import Volume
-from autoreg.inference.cli_transforms import POINT_ENDINGS, main_apply
+from autoreg.inference.cli_transforms import main_apply
 from autoreg.io.images import read_geometry, read_image, write_image
 from autoreg.io.itk_transforms import write_itk_transform
 from autoreg.io.landmarks import (
-    LANDMARK_SUFFIXES,
     read_landmarks,
     read_named_landmarks,
     read_voxel_landmarks,
@@ -168,7 +167,6 @@ def test_points_of_slicer_obey_their_frame_and_keep_their_names(folder, chain, f
         assert found.names == ("P0", "P1", "P2")
     assert _apply(folder, "-i", "points.fcsv", *CHAIN, "-o", "moved.csv") == 0
     np.testing.assert_allclose(read_landmarks(folder / "moved.csv"), expected, atol=1e-4)
-    assert POINT_ENDINGS == LANDMARK_SUFFIXES
 
 
 @pytest.mark.parametrize("ending", [".tfm", ".h5"])
@@ -325,7 +323,8 @@ def test_folds_are_counted(simple, caplog):
     write_displacement(folder / "folded.nii.gz", u_mm, grid)
     inverse = ("-t", "inverse:folded.nii.gz", "-r", "image.nii.gz")
     assert _apply(folder, "-i", "image.nii.gz", *inverse, "-o", "out.nii.gz") == 0
-    assert "inverse is unknown at" in caplog.text
+    assert "the displacement folds, so that its inverse is unknown at" in caplog.text
+    assert " mm; they hold the outside value" in caplog.text
     caplog.clear()
     write_landmarks(folder / "points.csv", grid.to_world([[3, 3, 4], [0, 0, 0]]))
     points = ("-i", "points.csv", "-t", "inverse:folded.nii.gz", "-o", "out.csv")
@@ -338,6 +337,68 @@ def test_folds_are_counted(simple, caplog):
     count = int(np.isnan(logarithm).sum())
     assert count > 0
     assert f"NaN at the {count} voxels" in caplog.text
+
+
+def test_the_edge_of_a_b_spline_is_not_called_a_fold(simple, caplog):
+    """Inside the domain all goes 2 mm along x, outside ITK moves nothing: a gap at one face."""
+    folder, grid = simple
+    spline = sitk.BSplineTransformInitializer(sitk.ReadImage(str(folder / "image.nii.gz")), [3] * 3)
+    count = len(spline.GetParameters()) // 3
+    spline.SetParameters([2.0] * count + [0.0] * (2 * count))
+    sitk.WriteTransform(spline, str(folder / "spline.tfm"))
+    inverse = ("-t", "inverse:spline.tfm", "-r", "image.nii.gz")
+    assert _apply(folder, "-i", "image.nii.gz", *inverse, "-o", "out.nii.gz") == 0
+    (warning,) = [r.getMessage() for r in caplog.records]
+    assert "from the edge of its control points, beyond which ITK moves nothing" in warning
+    out = read_image([folder / "out.nii.gz"], "intensity").single
+    x_mm = grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).reshape(-1, 3))[:, 0]
+    # Only within 2 mm of the face that everything leaves: the map folds nowhere.
+    edge = x_mm.min() - grid.spacing_mm[2] / 2 + 2.0
+    assert (out.ravel() != 0)[x_mm > edge + 0.5].all()
+
+
+@pytest.mark.parametrize(("interpolation", "least"), [("linear", 1), ("nearest", 1)])
+def test_voxels_that_are_no_numbers_are_told(simple, caplog, interpolation, least):
+    folder, _ = simple
+    image = sitk.ReadImage(str(folder / "image.nii.gz"))
+    image[2, 2, 2] = float("nan")
+    sitk.WriteImage(image, str(folder / "hole.nii.gz"))
+    flags = ("-i", "hole.nii.gz", "-t", "warp.nii.gz", "-o", "out.nii.gz", "--interpolation")
+    assert _apply(folder, *flags, interpolation) == 0
+    assert "hole.nii.gz: 1 of " in caplog.text
+    number = np.isnan(read_image([folder / "out.nii.gz"], "intensity").single).sum()
+    assert least <= number <= 30
+
+
+def test_cubic_interpolation_refuses_what_is_no_number(simple, capsys):
+    folder, _ = simple
+    image = sitk.ReadImage(str(folder / "image.nii.gz"))
+    image[2, 2, 2] = float("inf")
+    sitk.WriteImage(image, str(folder / "hole.nii.gz"))
+    flags = ("-i", "hole.nii.gz", "-t", "warp.nii.gz", "-o", "out.nii.gz")
+    assert _apply(folder, *flags, "--interpolation", "cubic") == 2
+    assert "would spread over the whole image" in capsys.readouterr().err
+    assert not (folder / "out.nii.gz").exists()
+
+
+def test_only_real_numbers_may_be_nan_beyond_the_image(simple, capsys):
+    folder, _ = simple
+    write_itk_transform(folder / "far.tfm", [turned(np.zeros(3), (500, 0, 0))], 3)
+    flags = ("-t", "far.tfm", "-r", "image.nii.gz", "--outside", "nan")
+    assert _apply(folder, "-i", "image.nii.gz", *flags, "-o", "out.nii.gz") == 0
+    assert np.isnan(read_image([folder / "out.nii.gz"], "intensity").single).all()
+    sitk.WriteImage(sitk.Image(5, 4, 3, sitk.sitkUInt8), str(folder / "byte.nii.gz"))
+    for kind in ("image", "labels", "mask"):
+        assert _apply(folder, "-i", "byte.nii.gz", *flags, "--kind", kind, "-o", "o.nii.gz") == 2
+        assert "--outside nan: " in capsys.readouterr().err
+
+
+def test_a_transform_without_a_name_is_refused(simple, capsys):
+    folder, _ = simple
+    for name in ("", "inverse:"):
+        out = str(folder / "out.nii.gz")
+        assert main_apply(["-i", str(folder / "image.nii.gz"), "-t", name, "-o", out]) == 2
+        assert f'the transform "{name}" names no file' in capsys.readouterr().err
 
 
 def test_two_dimensional_images(tmp_path):

@@ -128,6 +128,42 @@ def test_affine_maps(folder, fixed, judge):
     np.testing.assert_allclose(itk_points(inverse, itk_points(affine, points)), points, atol=1e-9)
 
 
+# RAS axes of the file's voxels: right-handed ones are counted from the other end along x by FSL.
+NEUROLOGICAL, RADIOLOGICAL = np.diag([-1.0, -1.0, 1.0]), np.diag([1.0, -1.0, 1.0])
+
+
+@pytest.mark.parametrize("ending", [".tfm", ".txt", ".h5", ".mat"])
+@pytest.mark.parametrize("fixed_axes", [NEUROLOGICAL, RADIOLOGICAL])
+@pytest.mark.parametrize("moving_axes", [NEUROLOGICAL, RADIOLOGICAL])
+def test_a_flirt_matrix_stays_an_affine_map(tmp_path, capsys, ending, fixed_axes, moving_axes):
+    sizes = {"fixed": (10, 12, 14), "moving": (9, 11, 16)}
+    spacings = {"fixed": (2.0, 1.5, 1.0), "moving": (1.0, 3.0, 2.0)}
+    for (name, size), axes in zip(sizes.items(), (fixed_axes, moving_axes), strict=True):
+        image = sitk.Image(size, sitk.sitkUInt8)
+        image.SetSpacing(spacings[name])
+        image.SetDirection((np.diag([-1.0, -1.0, 1.0]) @ axes).ravel().tolist())
+        image.SetOrigin((30.0, -20.0, 5.0) if name == "fixed" else (-7.0, 8.0, 9.0))
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    matrix = np.array([[0.9, 0.2, 0, 4], [-0.1, 1.1, 0.3, -6], [0, 0.1, 1.2, 8], [0, 0, 0, 1]])
+    np.savetxt(tmp_path / "flirt.mat", matrix)
+    assert _convert(tmp_path, "flirt.mat", "--from", "fsl", "-o", f"itk{ending}", *BOTH) == 0
+    assert capsys.readouterr().out.endswith("ITK transform: affine\n")
+    found = sitk.ReadTransform(str(tmp_path / f"itk{ending}"))
+    assert found.Downcast().GetName() == "AffineTransform"
+    for index in ((0, 0, 0), (3, 7, 5), (200, -90, 400)):  # the last lies far outside the images
+        start = sitk.ReadImage(str(tmp_path / "fixed.nii.gz"))
+        point = start.TransformContinuousIndexToPhysicalPoint([float(i) for i in index])
+        fsl = np.array(index) * spacings["fixed"]
+        if fixed_axes is NEUROLOGICAL:
+            fsl[0] = (sizes["fixed"][0] - 1) * spacings["fixed"][0] - fsl[0]
+        there = np.linalg.solve(matrix, [*fsl, 1.0])[:3]
+        if moving_axes is NEUROLOGICAL:
+            there[0] = (sizes["moving"][0] - 1) * spacings["moving"][0] - there[0]
+        end = sitk.ReadImage(str(tmp_path / "moving.nii.gz"))
+        expected = end.TransformContinuousIndexToPhysicalPoint(there / spacings["moving"])
+        np.testing.assert_allclose(found.TransformPoint(point), expected, atol=1e-4)
+
+
 def test_a_b_spline_stays_exact_in_itks_files_and_is_sampled_in_others(folder, fixed):
     reference = sitk.ReadImage(str(folder / "fixed.nii.gz"))
     spline = sitk.BSplineTransformInitializer(reference, (2, 3, 2))

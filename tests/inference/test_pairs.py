@@ -104,6 +104,13 @@ def test_a_wrong_header_is_named(folder, header, expected):
     assert expected in message(folder)
 
 
+def test_a_case_given_twice_is_listed_beside_other_problems_of_its_lines(folder):
+    write(folder, "case,fixed,moving", "x,absent.nii.gz,b.nii.gz", "x,a.nii.gz,absent.nii.gz")
+    text = message(folder)
+    assert "3 problems" in text
+    assert 'line 3: the case "x" was already given on line 2' in text
+
+
 def test_problems_of_a_json_file_carry_lines_and_a_did_you_mean(folder):
     (folder / "pairs.json").write_text(
         '[\n {"fixed": "a.nii.gz",\n  "moving": "b.nii.gz"},\n'

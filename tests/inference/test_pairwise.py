@@ -12,10 +12,10 @@ from autoreg.errors import DataError, PlanError
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.transforms import Affine, Composite, DisplacementField
 from autoreg.geometry.volume import Volume
-from autoreg.inference import pairwise
 from autoreg.inference.pair_checks import agreement_warnings
 from autoreg.inference.pairwise import PairOptions, register_pair
 from autoreg.inference.registered_pair import as_volume
+from autoreg.registration import start
 from autoreg.registration.contrast import Agreement
 from autoreg.registration.field_presets import preset_plan
 
@@ -247,7 +247,7 @@ def test_a_dropped_alignment_leaves_the_headers_placement_and_its_own_warnings(m
     apart = fixed.geometry.index_to_world.copy()
     apart[2, 3] += 7
     moving = Volume.intensity(fixed.array[0], Geometry(fixed.geometry.shape, apart))
-    align = pairwise.align
+    align = start.align
 
     def astray(fixed, moving, settings, **masks):
         found = align(fixed, moving, settings, **masks)
@@ -259,7 +259,7 @@ def test_a_dropped_alignment_leaves_the_headers_placement_and_its_own_warnings(m
             found, transform=Affine(shift), kept="aligned", warnings=("of the dropped one",)
         )
 
-    monkeypatch.setattr(pairwise, "align", astray)
+    monkeypatch.setattr(start, "align", astray)
     result = register_pair(fixed, moving, PairOptions("fast", align="rigid"), device="cpu")
     assert result.alignment.kept == "headers"
     found = result.alignment.transform.map_points([[1.0, 2.0, 0.0]])

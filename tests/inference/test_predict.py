@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from tiny_models import GRID, save_model, sitk_image, tiny_plan
 
 from autoreg.errors import DataError
-from autoreg.inference import batch
+from autoreg.inference import batch_pair
 from autoreg.inference.cli import main_predict
 from autoreg.plan import AlignmentPlan, GridPlan
 
@@ -214,7 +214,7 @@ def test_results_stay_if_what_is_said_of_the_new_ones_fails(
     def failing(*_):
         raise DataError("nothing of the two is left to compare")
 
-    monkeypatch.setattr(batch, "refinement_record", failing)
+    monkeypatch.setattr(batch_pair, "refinement_record", failing)
     assert run(pair_folder, out, model, "--io", "none") == 2
     assert stamps(out) == before
     assert result(out, "one")["case"] == "one"

@@ -85,7 +85,10 @@ def test_a_refined_prediction_is_one_transform_with_its_inverse(source, tmp_path
     decide(model, helps=True)
     result = predict(source, tmp_path / "out", model)
     done = result.field_optimisation
-    assert done.correlation_registered > done.correlation_aligned + 0.05
+    assert done.correlation_registered > done.correlation_aligned + 0.02
+    # The model answers at random, which is noticed.
+    assert "the network's answer was dropped" in result.warnings[0]
+    assert result.alignment.kind == "affine"
     assert (done.preset, done.similarity, done.similarity_reason) == (None, "lncc", "the plan's")
     assert done.steps > 3
     assert done.seconds > 0
@@ -176,9 +179,10 @@ def test_from_python_it_is_an_argument(model, images, monkeypatch):
     looked_at = []
     original = predictor_module.register_from
 
-    def register_from(start, fixed, moving, plan, masks, device):
+    def register_from(network, pair, plan, device):
+        masks = (pair.fixed_mask, pair.moving_mask)
         looked_at.append([None if m is None else int(m.array.sum()) for m in masks])
-        return original(start, fixed, moving, plan, masks, device)
+        return original(network, pair, plan, device)
 
     monkeypatch.setattr(predictor_module, "register_from", register_from)
     near = np.linalg.norm(points_of(MOVING), axis=1) < 30

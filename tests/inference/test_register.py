@@ -240,7 +240,7 @@ def test_one_layer_of_three_dimensions_stays_three_dimensional(tmp_path, capsys)
 
 
 def test_a_network_can_be_the_start(model, tmp_path, capsys):
-    """The network's answer, a displacement by several voxels at random, is refined away."""
+    """The network's answer, a displacement by several voxels at random, does no harm."""
     fixed, moving = pair(3)
     for name, image in (("f", fixed), ("m", moving)):
         sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
@@ -249,16 +249,27 @@ def test_a_network_can_be_the_start(model, tmp_path, capsys):
     assert status == 0
     result = read_result(tmp_path / "out")
     assert result.model.folder == str(model)
-    assert result.alignment is None
+    assert "the network's answer was dropped" in result.warnings[0]
+    assert result.alignment.kind == "affine"
     assert result.optimisation.mode == "none"
     done = result.field_optimisation
-    assert done.correlation_registered > done.correlation_aligned + 0.05
+    assert done.correlation_registered > done.correlation_aligned + 0.02
     assert result.field.inverse_residual_mean_mm < 0.02
     there = read_transform(tmp_path / "out/displacement.nii.gz", 3)
     expected = sitk.Resample(moving, fixed, there, sitk.sitkLinear, 0.0)
     warped = sitk.ReadImage(str(tmp_path / "out/warped.nii.gz"))
     difference = sitk.GetArrayFromImage(warped) - sitk.GetArrayFromImage(expected)
     assert np.abs(difference).max() < 0.2
+
+
+def test_a_network_takes_no_image_of_one_layer(model, tmp_path, capsys):
+    for name, image in zip("fm", pair(2), strict=True):
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    flags = ("-f", tmp_path / "f.nii.gz", "-m", tmp_path / "m.nii.gz", "--model", model)
+    assert main([*map(str, flags), "-o", str(tmp_path / "out"), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert "a network registers 3-D images of several layers, and " in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_of_a_model_with_several_folds_one_is_named(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Bad input of autoreg_register: one clear message, exit status 2."""
 
 import errno
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,12 +9,14 @@ import pytest
 import SimpleITK as sitk
 import torch
 from pair_phantom import pair
+from small_files import no_file_larger_than
 
-from autoreg.inference import register
-from autoreg.inference.cli_register import ALIGNMENTS, PRESETS, SIMILARITIES, main
-from autoreg.inference.export import clear_case
-from autoreg.registration.align_settings import AlignmentKind
-from autoreg.registration.field_presets import PRESETS as KNOWN_PRESETS
+from autoreg.inference import choices, register
+from autoreg.inference.case_folder import begin_case, clear_case, mark_failed, mark_finished
+from autoreg.inference.cli_register import main
+from autoreg.inference.pairs_file import PairFiles
+from autoreg.registration.field_presets import PRESETS
+from autoreg.training.model_folder import WHICH
 
 # Enough of one to be known as a result.
 RESULT = '{"format": 3, "case": "out", "inputs": {}}'
@@ -35,12 +38,15 @@ def files(tmp_path):
     broken[4, 5] = np.nan
     shifted = sitk.Image(moving)
     shifted.SetOrigin((5000.0, 0.0))
+    dot = np.zeros(fixed.GetSize()[::-1], dtype=np.uint8)
+    dot[6, 7] = 1
     rgb = np.zeros((20, 20, 3), dtype=np.uint8)
     images = {
         "f": fixed,
         "m": moving,
         "volume": volume,
         "constant": moving * 0,
+        "dot": array_image(dot, fixed),
         "nan": array_image(broken, moving),
         "far": shifted,
         "vector": sitk.Compose(moving, moving),
@@ -60,7 +66,7 @@ def files(tmp_path):
 
 CASES = [
     (["-f", "gone.nii.gz"], "--fixed", "gone.nii.gz: no such file"),
-    (["-f", "."], "--fixed", "a folder"),
+    (["-f", "."], "--fixed", "a folder; expected a file", "dcm2niix"),
     (["-m", "volume.nii.gz"], "f.nii.gz is a 2-D image", "volume.nii.gz a 3-D one"),
     (["-m", "constant.nii.gz"], "constant.nii.gz", "constant"),
     (["-m", "nan.nii.gz"], "nan.nii.gz", "1 voxels are NaN"),
@@ -72,12 +78,14 @@ CASES = [
     (["-f", "f.nii.gz", "f.nii.gz"], "2 channels of the fixed and 1 of the moving"),
     (["--fixed-mask", "mask.nii.gz"], "mask.nii.gz", "lies elsewhere than its image"),
     (["--fixed-mask", "empty.nii.gz"], "empty.nii.gz", "the mask is empty"),
+    (["--fixed-mask", "dot.nii.gz"], "f.nii.gz", "constant within its 1 voxels", "draw it larger"),
     (["--moving-labels", "mask.nii.gz"], "mask.nii.gz", "lies elsewhere"),
     (["--fixed-landmarks", "points.csv"], "points.csv", "x,y,z"),
     (["--plan", "plan.json"], "plan.json", "missing"),
     (["--plan", "plan.json", "--preset", "fast"], "drop one of --plan and --preset"),
     (["-o", "file"], "file", "is a file"),
     (["-o", "out.nii.gz"], "names a file; expected a folder"),
+    (["-o", "out.png"], "names a file; expected a folder"),
     (["--device", "gpu"], "--device gpu"),
 ]
 
@@ -116,9 +124,11 @@ def test_unknown_values_are_refused_by_the_parser(files, capsys, flags):
 
 
 def test_the_flags_offer_what_there_is():
-    assert set(PRESETS) == set(KNOWN_PRESETS)
-    assert set(ALIGNMENTS) == set(AlignmentKind.__args__)
-    assert set(SIMILARITIES) == {"lncc", "squared_lncc", "mind"}
+    assert choices.PRESETS == tuple(PRESETS)
+    assert choices.REFINEMENTS == ("auto", "off", *PRESETS)
+    assert choices.CHECKPOINTS == WHICH
+    assert choices.IO_OPTIMISED == ("network", "velocity", "displacements")
+    assert choices.IO_MODES == ("gradient_projection", "vanilla", "none")
 
 
 @pytest.mark.parametrize("name", ["warped.nii.gz", "warped_0000.nii.gz", "warped_0007.nii.gz"])
@@ -221,7 +231,64 @@ def test_a_plan_of_an_earlier_registration_goes_with_its_results(tmp_path):
     for name in ("plan.json", "displacement.nii.gz", "mine.txt"):
         (tmp_path / name).write_text("{}")
     clear_case(tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["mine.txt"]
+    mark_finished(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_earlier_result_comes_back_when_a_new_one_cannot_be_written(files, killed):
+    out = files / "out"
+    out.mkdir()
+    earlier = {"result.json": RESULT, "plan.json": "{}", "displacement.nii.gz": "old"}
+    for name, text in earlier.items():
+        (out / name).write_text(text)
+    given = PairFiles("out", (files / "f.nii.gz",), (files / "m.nii.gz",))
+    begin_case(out, given)
+    clear_case(out)
+    (out / "displacement.nii.gz").write_text("new")
+    (out / "trace.csv").write_text("new")
+    if killed:
+        begin_case(out, given)
+    else:
+        mark_failed(out, "why")
+    (out / "unfinished.txt").unlink()
+    assert {path.name: path.read_text() for path in out.iterdir()} == earlier
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+def test_a_full_disk_ends_with_2_and_keeps_the_earlier_result(files, capfd):
+    out = files / "out"
+    flags = ["-f", str(files / "f.nii.gz"), "-m", str(files / "m.nii.gz"), "-o", str(out)]
+    flags += ["--preset", "fast", "--threads", "1", "--device", "cpu"]
+    with no_file_larger_than(3000):
+        assert main(flags) == 2
+    error = capfd.readouterr().err
+    assert "displacement.nii.gz: cannot be written: the file would be larger than" in error
+    assert "MB are free" in error
+    assert [path.name for path in out.iterdir()] == ["unfinished.txt"]
+
+    assert main(flags) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    capfd.readouterr()
+    with no_file_larger_than(3000):
+        assert main(flags) == 2
+    assert f"the earlier results in {out} are kept" in capfd.readouterr().err
+    (out / "unfinished.txt").unlink()
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("moving", ["constant.nii.gz", "nan.nii.gz"])
+def test_an_image_that_cannot_be_used_leaves_everything_untouched(files, capsys, moving):
+    out = files / "out"
+    flags = ["-f", str(files / "f.nii.gz"), "-m", str(files / moving), "-o", str(out)]
+    assert main(flags) == 2
+    assert not out.exists()
+    out.mkdir()
+    (out / "result.json").write_text(RESULT)
+    assert main(flags) == 2
+    assert [path.name for path in out.iterdir()] == ["result.json"]
+    assert moving in capsys.readouterr().err
 
 
 def test_landmarks_of_different_number_are_refused_before_the_registration(files, capsys):

@@ -155,6 +155,13 @@ def test_manual_landmarks_win_over_key_points(tmp_path):
     assert [file.parent.name for file in case.other_landmarks] == ["keypointsTr"]
 
 
+def test_images_of_the_points_beside_them_are_passed_over(tmp_path):
+    lung(tmp_path)
+    for name in ("LUNG_0001_0000", "LUNG_0001_0001"):
+        touch(tmp_path, f"landmarksTr/{name}.csv", f"landmarksTr/{name}.nii.gz")
+    assert read_dataset(tmp_path).case("LUNG_0001_0000").landmarks.name == "LUNG_0001_0000.csv"
+
+
 def test_numbered_key_points_belong_to_the_pair_that_shares_them(tmp_path):
     """One planning scan (0000) takes part in two pairs, each with key points of its own."""
     touch(tmp_path, *(path("TH", 0, scan) for scan in range(3)))

@@ -187,7 +187,7 @@ def test_a_list_that_simpleitk_would_cut_short_is_refused(tmp_path):
         read_itk_transform(path)
 
 
-def test_what_cannot_be_read_is_named(tmp_path):
+def test_what_cannot_be_read_is_named(tmp_path, capfd):
     with pytest.raises(DataError, match="no such file"):
         read_itk_transform(tmp_path / "absent.h5")
     path = tmp_path / "flirt.mat"
@@ -202,6 +202,18 @@ def test_what_cannot_be_read_is_named(tmp_path):
     path.write_text(_VELOCITY)
     with pytest.raises(DataError, match=r"velocity\.tfm: cannot be read as an ITK transform"):
         read_itk_transform(path)
+    path = tmp_path / "short.h5"
+    path.write_text("no HDF5 file")
+    with pytest.raises(DataError, match=r"short\.h5: cannot be read as an ITK transform: it is da"):
+        read_itk_transform(path)
+    path = tmp_path / "short.tfm"
+    path.write_text(
+        "#Insight Transform File V1.0\nTransform: AffineTransform_double_3_3\n"
+        "Parameters: 1 2 3\nFixedParameters: 0 0 0\n"
+    )
+    with pytest.raises(DataError, match=r"ITK transform \(Error setting parameters: .*\): it is"):
+        read_itk_transform(path)
+    assert capfd.readouterr().err == ""
     path = tmp_path / "flat.tfm"
     sitk.WriteTransform(sitk.ScaleTransform(3, (1, 1, 0)), str(path))
     with pytest.raises(DataError, match=r"flat\.tfm: this affine map is singular"):

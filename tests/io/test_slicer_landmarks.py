@@ -95,9 +95,15 @@ def test_round_trip(tmp_path, name):
         ("p.mrk.json", json.dumps(markups(controlPoints=[{"position": "123"}])), "point 1: found"),
         ("p.mrk.json", json.dumps(markups(controlPoints=[{"label": "a"}])), "point 1: found None"),
         ("p.mrk.json", json.dumps(markups()).replace("defined", "undefined", 1), "not placed"),
-        ("p.mrk.json", json.dumps({"markups": markups()["markups"] * 2}), "one Slicer point list"),
-        ("p.mrk.json", "[1, 2]", "one Slicer point list"),
-        ("p.mrk.json", "no json", "one Slicer point list"),
+        (
+            "p.mrk.json",
+            json.dumps({"markups": markups()["markups"] * 2}),
+            "holds 2 lists, expected",
+        ),
+        ("p.mrk.json", '{"markups": []}', "holds 0 lists, expected one"),
+        ("p.mrk.json", '{"markups": [{}]}', "not as 3D Slicer writes it"),
+        ("p.mrk.json", "[1, 2]", "no point list of 3D Slicer"),
+        ("p.mrk.json", "no json", "not valid JSON"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, name, text, words):

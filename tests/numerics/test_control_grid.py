@@ -57,6 +57,23 @@ def test_the_exponentials_of_a_velocity_and_its_negative_are_inverse() -> None:
     assert torch.allclose(GRID.exponential(velocity * 0), velocity * 0, atol=1e-6)
 
 
+def test_the_logarithm_undoes_the_exponential() -> None:
+    velocity = smooth(GRID.shape, 6.0)
+    there = GRID.exponential(velocity)
+    found = GRID.logarithm(GRID.values(there))
+    assert float(GRID.values(there - velocity).abs().max()) > 0.5
+    assert float(GRID.values(GRID.exponential(found) - there).abs().max()) < 0.01
+    assert float(GRID.values(found - velocity).abs().mean()) < 0.02
+
+
+def test_a_displacement_that_folds_has_a_nearest_velocity() -> None:
+    folding = 12 * torch.randn(3, *GRID.shape, generator=torch.Generator().manual_seed(0))
+    found = GRID.logarithm(folding)
+    left = folding - GRID.values(GRID.exponential(found))
+    assert bool(found.isfinite().all())
+    assert float(left.square().sum()) <= float(folding.square().sum())
+
+
 def test_interpolation_passes_through_the_samples_and_holds_the_ends() -> None:
     values = torch.tensor([1.0, 4.0, 9.0, 16.0, 25.0, 36.0])
     matrix = cubic_convolution_matrix(np.array([-3.0, 0.0, 2.0, 2.5, 5.0, 9.0]), 6)

@@ -15,6 +15,7 @@ from autoreg.geometry.volume import Volume
 from autoreg.io.images import from_sitk
 from autoreg.registration.field_from_network import register_from
 from autoreg.registration.field_presets import preset_plan
+from autoreg.registration.start import ImagePair, network_start
 
 FAST = preset_plan("fast")
 CPU = torch.device("cpu")
@@ -51,7 +52,7 @@ def start():
 
 @pytest.fixture(scope="module")
 def found():
-    return register_from(start(), *images(), FAST, (None, None), CPU)
+    return register_from(start(), ImagePair.of(*images()), FAST, CPU)
 
 
 def error_mm(transform):
@@ -91,21 +92,66 @@ def test_a_mask_of_the_moving_image_lies_on_that_image():
     differences = []
     for masks in ((None, mask), (None, None)):
         one, other = (
-            register_from(start(), fixed, m, FAST, masks, CPU).field.transform.map_points(points)
+            register_from(
+                start(), ImagePair.of(fixed, m, *masks), FAST, CPU
+            ).field.transform.map_points(points)
             for m in (moving, spoilt)
         )
         differences.append(np.abs(one - other).mean())
     assert differences[0] < 0.4 * differences[1]
 
 
-def test_a_transform_beside_the_image_is_refused():
+def moved(by_mm):
+    """A network's answer that is beside the images by so much."""
     field, _ = start().transforms
     away = np.eye(4)
-    away[:3, 3] = 1000
-    with pytest.raises(DataError, match="without overlap"):
-        register_from(
-            replace(start(), transforms=(field, Affine(away))), *images(), FAST, (None, None), CPU
-        )
+    away[:3, 3] = BEYOND_MM - SHIFT_MM + by_mm
+    return Composite((field, Affine(away)))
+
+
+@pytest.mark.parametrize("beside_mm", [18.0, 1000.0])
+def test_a_network_that_is_worse_than_an_alignment_is_not_believed(beside_mm):
+    network = moved((beside_mm, 0, 0))
+    found = register_from(network, ImagePair.of(*images()), FAST, CPU)
+    assert error_mm(found.field.transform) < 0.3
+    assert found.start.alignment is not None
+    assert "network's answer was dropped" in found.start.warnings[0]
+
+
+def test_a_network_that_is_better_than_an_alignment_is_believed(found):
+    assert found.start.alignment is None
+    assert not found.start.warnings
+
+
+def test_images_that_nothing_brings_together_are_refused():
+    fixed, moving = images()
+    nowhere = Volume(np.zeros(fixed.geometry.shape, bool)[None], fixed.geometry, "mask")
+    with pytest.raises(DataError, match=r"without overlap.*could not be aligned"):
+        network_start(moved((1000, 0, 0)), ImagePair.of(fixed, moving, nowhere))
+
+
+def test_errors_of_the_network_do_not_outlast_it():
+    """What is regularised is the whole: roughness that the network left does not stay."""
+    field, rest = start().transforms
+    noise = np.random.default_rng(0).normal(0, 0.1, field.u_vox.shape)
+    rough = Composite((replace(field, u_vox=(field.u_vox + noise).astype(np.float32)), rest))
+    assert error_mm(rough) > 1.3
+    found = register_from(rough, ImagePair.of(*images()), preset_plan("balanced"), CPU)
+    assert found.start.alignment is None
+    assert error_mm(found.field.transform) < 0.3
+
+
+def test_both_directions_begin_with_the_network(monkeypatch):
+    """The exchanged images, too, begin where the network left them, seen from the other side."""
+    monkeypatch.setattr(
+        "autoreg.registration.field.optimise_spline", lambda level, begin, *_: begin
+    )
+    plan = replace(FAST, both_directions=True)
+    found = register_from(start(), ImagePair.of(*images()), plan, CPU)
+    assert found.start.alignment is None
+    points = inner_points()
+    apart = found.field.transform.map_points(points) - start().map_points(points)
+    assert np.linalg.norm(apart, axis=1).mean() < 0.15
 
 
 def test_noise_of_finer_moving_voxels_is_averaged():
@@ -121,10 +167,8 @@ def test_noise_of_finer_moving_voxels_is_averaged():
     nothing = DisplacementField(np.zeros((3, *grid.shape), np.float32), grid)
     found = register_from(
         Composite((nothing, Affine(np.eye(4)))),
-        from_sitk(fixed, "intensity"),
-        from_sitk(noisy, "intensity"),
+        ImagePair.of(from_sitk(fixed, "intensity"), from_sitk(noisy, "intensity")),
         FAST,
-        (None, None),
         CPU,
     )
     inner = inner_points()

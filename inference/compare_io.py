@@ -1,0 +1,192 @@
+"""Instance optimisation compared: every setting predicted and scored on the same pairs."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from autoreg.errors import AutoregError, DataError, UsageError
+from autoreg.evaluation.predictions import unfinished
+from autoreg.evaluation.scores import Failure
+from autoreg.inference.batch import PairHooks, predict_all
+from autoreg.inference.compare_io_scores import Scorer, StoredScores, discard_fields, make_scorer
+from autoreg.inference.compare_io_settings import CompareRequest, Setting, predict_request
+from autoreg.inference.pairs import find_pairs
+from autoreg.inference.pairs_file import PairFiles
+from autoreg.inference.result import is_complete
+from autoreg.io.atomic import require_writable
+from autoreg.io.result import Result, read_result
+from autoreg.training.model_folder import find_checkpoint, load_network
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScoredPair:
+    """One pair in one setting.
+
+    Attributes:
+        scores: By the rules of the request.
+        result: What the prediction noted.
+        folder: Where its files lie, as far as they were kept.
+    """
+
+    scores: StoredScores
+    result: Result
+    folder: Path
+
+
+@dataclass(frozen=True)
+class FailedPair:
+    """A pair that a setting could not register, or that could not be scored.
+
+    Attributes:
+        setting: Which.
+        case: Name of the pair.
+        reason: Why.
+    """
+
+    setting: Setting
+    case: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of a comparison.
+
+    Attributes:
+        request: What was asked for.
+        checkpoint: The weights.
+        device: Where it was computed.
+        pairs: All pairs, in the order of their source.
+        scored: By the name of the setting, then by the name of the pair.
+        failures: What is missing in `scored`.
+    """
+
+    request: CompareRequest
+    checkpoint: Path
+    device: str
+    pairs: tuple[PairFiles, ...]
+    scored: dict[str, dict[str, ScoredPair]]
+    failures: tuple[FailedPair, ...]
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """Those that succeeded on some pair."""
+        return tuple(s for s in self.request.settings if self.scored[s.name])
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """The pairs on which every setting of `settings` succeeded; none without a setting."""
+        names = [setting.name for setting in self.settings]
+        cases = (pair.case for pair in self.pairs) if names else ()
+        return tuple(case for case in cases if all(case in self.scored[name] for name in names))
+
+
+def compare_io(request: CompareRequest, device: torch.device) -> Comparison:
+    """Predict and score every pair in every setting, one setting after the other.
+
+    A pair is scored right after its prediction, in the same process, so that the prediction times
+    are those of a machine without other work. Nothing is lost when the process is killed: pairs
+    that are predicted and scored are kept by `skip_complete`.
+
+    Args:
+        request: What to compare.
+        device: Where to compute.
+
+    Raises:
+        AutoregError: if nothing can be predicted at all: no pairs, no model, bad values.
+    """
+    scorer = make_scorer(request.protocol, request.labels, device)
+    pairs = find_pairs(request.source, request.split)
+    checkpoint = find_checkpoint(request.model, request.fold, request.checkpoint)
+    _check_settings(request)
+    require_writable(request.output)
+    scored: dict[str, dict[str, ScoredPair]] = {}
+    failures: list[FailedPair] = []
+    for number, setting in enumerate(request.settings, 1):
+        logger.info("setting %d of %d: %s", number, len(request.settings), setting.title)
+        left = len(pairs) * (len(request.settings) - number + 1)
+        run = _Run(request, setting, scorer, left, {}, {})
+        report = predict_all(
+            predict_request(request, setting), device, PairHooks(run.is_done, run.after)
+        )
+        failures += run.failed(report.failed)
+        scored[setting.name] = run.scored
+    return Comparison(request, checkpoint.absolute(), str(device), pairs, scored, tuple(failures))
+
+
+def _check_settings(request: CompareRequest) -> None:
+    """Refuse what the model cannot do before hours of work, not after."""
+    plan = load_network(request.model, request.fold, request.checkpoint).plan
+    problems: dict[str, str] = {}
+    for setting in request.settings:
+        choice = predict_request(request, setting).optimisation
+        try:
+            replace(plan, instance_optimisation=choice.applied(plan.instance_optimisation))
+        except AutoregError as error:
+            problems.setdefault(f"--optimised {setting.optimised}", str(error))
+    if problems:
+        lines = [f"{flag}: {problem}" for flag, problem in problems.items()]
+        raise UsageError("\n".join(lines))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One setting while it is predicted."""
+
+    request: CompareRequest
+    setting: Setting
+    scorer: Scorer
+    left: int  # pairs of this setting and of those that follow
+    scored: dict[str, ScoredPair]
+    unscored: dict[str, Failure]
+
+    def is_done(self, folder: Path, request: str) -> bool:
+        """Whether a pair is predicted, with all its files or with scores in their place."""
+        if is_complete(folder, request):
+            return True
+        try:
+            predicted = read_result(folder).request == request
+        except DataError:  # interrupted while it was predicted anew: older scores do not count
+            return False
+        return predicted and self.scorer.stored(folder, request) is not None
+
+    def after(self, folder: Path, *, fresh: bool) -> None:
+        """Score a pair unless that is done, and remove what is not to be kept."""
+        result = read_result(folder)
+        stored = None if fresh else self.scorer.stored(folder, result.request)
+        found = self.scorer.score(folder, result.request) if stored is None else stored
+        if isinstance(found, Failure):
+            logger.error("%s: not scored: %s", folder.name, found.reason)
+            self.unscored[folder.name] = found
+            return
+        if self.request.discard_fields:
+            discard_fields(folder)
+        elif fresh and not self.scored:
+            self._warn_of_disk(sum(result.files.values()))
+        self.scored[folder.name] = ScoredPair(found, result, folder)
+
+    def _warn_of_disk(self, bytes_per_pair: int) -> None:
+        needed, free = bytes_per_pair * (self.left - 1), shutil.disk_usage(self.request.output).free
+        if needed > free:
+            logger.warning(
+                f"{self.request.output}: up to {needed / 1e9:.0f} GB are still to be written, and "
+                f"{free / 1e9:.0f} GB are free; --discard-fields removes what has been scored"
+            )
+
+    def failed(self, unpredicted: Sequence[str]) -> list[FailedPair]:
+        """What went wrong, in words."""
+        out = self.request.folder(self.setting)
+        failures = [
+            FailedPair(self.setting, case, unfinished(out / case) or "see the messages above")
+            for case in unpredicted
+        ]
+        return failures + [
+            FailedPair(self.setting, case, f"not scored: {failure.reason}")
+            for case, failure in self.unscored.items()
+        ]
