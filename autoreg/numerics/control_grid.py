@@ -144,11 +144,15 @@ class ControlGrid:
         return d[:, None, None] * h[:, None] * w
 
     @cached_property
-    def _transforms(self) -> list[Tensor]:
-        return [torch.from_numpy(axis.cosines()).float() for axis in self._axes]
+    def _transforms(self) -> dict[torch.device, list[Tensor]]:
+        """The cosine transforms' matrices, on each device where they were wanted."""
+        return {}
 
     def _cosines(self, like: Tensor) -> list[Tensor]:
-        return [matrix.to(like) for matrix in self._transforms]
+        if like.device not in self._transforms:
+            matrices = [torch.from_numpy(axis.cosines()).float() for axis in self._axes]
+            self._transforms[like.device] = [matrix.to(like.device) for matrix in matrices]
+        return [matrix.to(like) for matrix in self._transforms[like.device]]
 
     def values(self, coefficients: Tensor) -> Tensor:
         """The values of a spline at the control points, mirrored at the ends."""

@@ -85,7 +85,7 @@ class Level:
     @cached_property
     def slabs(self) -> list[slice]:
         """Layers that are worked on at a time; whole blocks."""
-        return slabs_of(self.shape)
+        return slabs_of(self.shape, self.fixed.device)
 
     @property
     def voxel_volume(self) -> float:

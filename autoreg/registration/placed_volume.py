@@ -13,8 +13,9 @@ from autoreg.numerics.warp import Padding
 # Per axis (d, h, w), millimetres.
 Positions = list[npt.NDArray[np.float64]]
 
-# Points of a slab: its dozen of intermediate fields fit into the processor's cache.
-_SLAB_POINTS = 2**18
+# Points of a slab: on a CPU its dozen of intermediate fields fit into the processor's cache; on a
+# GPU, where each slab costs waiting, they fit into some gigabytes.
+_SLAB_POINTS, _SLAB_POINTS_GPU = 2**18, 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class PlacedVolume:
         still = h[:, None] + w + torch.from_numpy(shift).to(field)
         shape = tuple(len(p) for p in positions)
         result = torch.empty(self.volume.shape[1], *shape).to(field)
-        for layers in slabs_of(shape):
+        for layers in slabs_of(shape, field.device):
             used = support(along_d[layers])
             rows = planes[used].flatten(1)
             points = (along_d[layers, used] @ rows).view(-1, *still.shape)
@@ -74,9 +75,10 @@ class PlacedVolume:
         return linear[::-1].copy(), shift[::-1].copy()
 
 
-def slabs_of(shape: tuple[int, ...]) -> list[slice]:
+def slabs_of(shape: tuple[int, ...], device: torch.device) -> list[slice]:
     """Layers (d) of a grid (d, h, w) to be worked on at a time; an even number of them."""
-    layers = max(2, _SLAB_POINTS // (shape[1] * shape[2]) // 2 * 2)
+    points = _SLAB_POINTS if device.type == "cpu" else _SLAB_POINTS_GPU
+    layers = max(2, points // (shape[1] * shape[2]) // 2 * 2)
     return [slice(a, min(a + layers, shape[0])) for a in range(0, shape[0], layers)]
 
 

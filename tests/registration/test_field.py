@@ -14,7 +14,7 @@ from autoreg.geometry.resampling import resample_volume
 from autoreg.geometry.transforms import Affine, Composite, DisplacementField
 from autoreg.geometry.volume import Volume
 from autoreg.numerics.jacobian import jacobian_determinant
-from autoreg.registration import field_spline
+from autoreg.registration import field_spline, placed_volume
 from autoreg.registration.field import FieldRegistration, register_field
 from autoreg.registration.field_images import make_images
 from autoreg.registration.field_presets import PRESETS
@@ -395,3 +395,25 @@ def test_the_range_of_intensities_is_that_of_the_whole_image(size: int) -> None:
     images = make_images(image, image, IDENTITY, (None, None), torch.device("cpu"))
     assert float((images.moving > 0.999).float().mean()) < 0.005
     assert float(images.moving[images.moving > 0.3].std()) > 0.1
+
+
+def test_slabs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are cut by what fits into a cache, of which the result must not know."""
+    fixed, moving, _ = pair(seed=3)
+    one = register_field(fixed, moving, IDENTITY, PRESETS["fast"])
+    monkeypatch.setattr(placed_volume, "_SLAB_POINTS", 2**12)
+    other = register_field(fixed, moving, IDENTITY, PRESETS["fast"])
+    assert np.abs(one.forward.u_vox - other.forward.u_vox).max() < 1e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("similarity", ["lncc", "mind"])
+def test_a_gpu_finds_what_the_cpu_finds(similarity: FieldSimilarity) -> None:
+    fixed, moving, _ = pair(seed=3)
+    plan = replace(PRESETS["accurate"], similarity=similarity)
+    one, other = (
+        register_field(fixed, moving, IDENTITY, plan, device=device) for device in ("cpu", "cuda")
+    )
+    for a, b in ((one.forward, other.forward), (one.backward, other.backward)):
+        assert np.abs(a.u_vox - b.u_vox).mean() < 0.01

@@ -64,9 +64,9 @@ def test_beyond_the_volume_zeros_or_its_border(example):
 
 def test_slabs_cover_the_grid_once():
     for shape in ((7, 5, 5), (1, 40, 40), (64, 512, 512), (65, 300, 300)):
-        layers = [n for part in slabs_of(shape) for n in range(shape[0])[part]]
+        layers = [n for part in slabs_of(shape, torch.device("cpu")) for n in range(shape[0])[part]]
         assert layers == list(range(shape[0]))
-    assert len(slabs_of((64, 512, 512))) == 32
+    assert len(slabs_of((64, 512, 512), torch.device("cpu"))) == 32
 
 
 def test_the_support_is_what_is_not_zero():
