@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 EXIT_BAD_INPUT = 2
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _MMAP_THRESHOLD_BYTES = 2**20
+_M_TRIM_THRESHOLD = -1
+_KEPT_BYTES = 2**30
+_KEPT_ARRAY_BYTES = 2**25  # the most that glibc accepts
 
 
 def make_parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -114,27 +117,46 @@ def steady_heap() -> None:
     before it is imported, 6 to 9 % remain. Elsewhere than on glibc nothing happens.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    _set_heap({_M_MMAP_THRESHOLD: _MMAP_THRESHOLD_BYTES})
+
+
+def roomy_heap() -> None:
+    """Keep freed arrays for the next ones, for work on many arrays of a few megabytes.
+
+    The opposite of `steady_heap`, for optimising displacement fields, whose slabs live shortly:
+    there page faults took 5 to 14 of 25 to 45 CPU seconds of the system's time, and take 1 to 2 so,
+    at a peak that is 100 to 160 MB higher (two scans of 7 million voxels).
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    _set_heap({_M_MMAP_THRESHOLD: _KEPT_ARRAY_BYTES, _M_TRIM_THRESHOLD: _KEPT_BYTES})
+
+
+def _set_heap(options: dict[int, int]) -> None:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # not glibc
         return
-    mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+    for option, value in options.items():
+        mallopt(option, value)
 
 
 def run_command(
-    body: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace
+    body: Callable[[argparse.Namespace], int | None],
+    arguments: argparse.Namespace,
+    heap: Callable[[], None] = steady_heap,
 ) -> int:
     """Run a command's body; print an expected error in one message and give its exit status.
 
     Args:
         body: Takes the parsed arguments; may return an exit status.
         arguments: The parsed arguments.
+        heap: How memory is to be managed.
 
     Returns:
         0 or what `body` returned; 2 after an `AutoregError`; 130 after Ctrl-C.
     """
     set_passive_threads()
-    steady_heap()
+    heap()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return body(arguments) or 0

@@ -10,6 +10,7 @@ from autoreg.command import (
     add_path_flags,
     make_parser,
     resolve_device,
+    roomy_heap,
     run_command,
     whole_number,
 )
@@ -146,6 +147,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _predict_without_model(arguments: argparse.Namespace, results: Path) -> int:
     from autoreg.inference.batch_without_model import BatchRequest, ModelFlags, register_all
 
+    roomy_heap()
     flags = vars(arguments)
     ModelFlags(**{name: flags[name] for name in ModelFlags.__dataclass_fields__}).refuse(results)
     if arguments.gpus is not None:

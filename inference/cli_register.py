@@ -10,6 +10,7 @@ from autoreg.command import (
     add_device_flag,
     make_parser,
     resolve_device,
+    roomy_heap,
     run_command,
     whole_number,
 )
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--threads", type=whole_number(1), metavar="N",
         help="processors to use (default: all)")  # fmt: skip
     add_device_flag(parser)
-    return run_command(_register, parser.parse_args(argv))
+    return run_command(_register, parser.parse_args(argv), roomy_heap)
 
 
 def _add_further_files(parser: argparse.ArgumentParser) -> None:

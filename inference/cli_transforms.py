@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from autoreg.command import make_parser, run_command
+from autoreg.command import make_parser, roomy_heap, run_command
 from autoreg.errors import UsageError
 from autoreg.io.names import LANDMARK_SUFFIXES
 
@@ -75,7 +75,7 @@ def main_apply(argv: Sequence[str] | None = None) -> int:
     add("--jacobian", choices=JACOBIANS,
         help="instead of -i: write the Jacobian determinant of the whole chain, or its natural "
         "logarithm")  # fmt: skip
-    return run_command(_apply, parser.parse_args(argv))
+    return run_command(_apply, parser.parse_args(argv), roomy_heap)
 
 
 def _apply(arguments: argparse.Namespace) -> None:

@@ -101,3 +101,20 @@ def test_the_module_imports_nothing_heavy():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="counts faults by /proc")
+def test_a_roomy_heap_uses_freed_arrays_again():
+    """What is freed is not given back to be asked for, and filled with zeros, again."""
+    code = (
+        "import resource, sys, numpy\n"
+        "from autoreg import command\n"
+        "getattr(command, sys.argv[1])()\n"
+        "for _ in range(200): numpy.ones(2**20)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
+    )
+    faults = {
+        heap: int(subprocess.check_output([sys.executable, "-c", code, heap], text=True))
+        for heap in ("roomy_heap", "steady_heap")
+    }
+    assert faults["steady_heap"] > faults["roomy_heap"] + 50_000
