@@ -13,10 +13,10 @@ from tqdm import tqdm
 from autoreg.failures import FAILURES, reason_of
 from autoreg.geometry.volume import Volume
 from autoreg.inference.case_folder import (
-    begin_case,
-    clear_case,
+    kept_note,
     mark_failed,
     mark_finished,
+    new_result,
 )
 from autoreg.inference.export import (
     export_pair,
@@ -94,15 +94,13 @@ class PairWorker:
             if self.request.skip_complete and self.is_complete(folder, digest):
                 mark_finished(folder)
                 return Outcome("skipped", "complete already", logging.INFO)
-            begin_case(folder, pair)
-            result = self._predict(pair, folder, digest)
-            save_record(result, folder / RESULT_FILE)
-            mark_finished(folder)
+            with new_result(folder, pair) as new:
+                result = self._predict(pair, new, digest)
+                save_record(result, new / RESULT_FILE)
         except FAILURES as error:
             reason = reason_of(error, f"case {pair.case}", _MORE_MEMORY)
             mark_failed(folder, reason)
-            kept = "; its earlier results are kept" if (folder / RESULT_FILE).exists() else ""
-            message = f"failed: {reason} ({_files_text(pair)}){kept}"
+            message = f"failed: {reason} ({_files_text(pair)}){kept_note(folder)}"
             return Outcome("failed", message, logging.ERROR)
         level = logging.WARNING if result.warnings else logging.INFO
         return Outcome("predicted", _result_text(result), level)
@@ -111,6 +109,7 @@ class PairWorker:
         return request_digest(pair, [self.checkpoint], replace(self.predictor.plan, reasons={}))
 
     def _predict(self, pair: PairFiles, folder: Path, digest: str) -> Result:
+        """Register, and write everything but result.json."""
         start = time.perf_counter()
         fixed = read_image(pair.fixed, "intensity")
         moving = read_image(pair.moving, "intensity")
@@ -123,7 +122,6 @@ class PairWorker:
         begun = None if prediction.refinement is None else prediction.refinement.start
         refinement, doubts = refinement_record(prediction, self.request.refine, plan)
         trace = None if registration.trace is None else trace_text(registration.trace)
-        clear_case(folder)  # what may fail comes before it
         field, files = export_pair(prediction.pair, pair, carried, folder, trace=trace)
         end = time.perf_counter()
         before, after = (

@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from autoreg.errors import UsageError
 from autoreg.inference.pairs_file import PairFiles
-from autoreg.io.atomic import require_writable, write_text_atomic
+from autoreg.io.atomic import locked_folder, require_writable, write_text_atomic
 from autoreg.io.result import (
     DISPLACEMENT_FILE,
     INVERSE_FILE,
@@ -30,62 +32,74 @@ FILES = (
     WARPED_LANDMARKS_FILE, TRACE_FILE, TRACE_NETWORK_FILE, PLAN_FILE,
 )  # fmt: skip
 
-# Where an earlier result waits while a new one is written; renaming needs no room.
-_EARLIER = ".earlier_result"
+# Of a result while it is written, and while it moves to its place.
+_NEW, _WHOLE = ".new_result_", ".whole_result_"
+# In it: the names of all its files.
+_LIST = ".files"
 
 
-def begin_case(folder: Path, pair: PairFiles) -> None:
-    """Make a pair's folder; until `mark_finished`, unfinished.txt says that its result is due.
+@contextmanager
+def new_result(folder: Path, pair: PairFiles) -> Iterator[Path]:
+    """A hidden folder for the files of a new result, which then replaces an earlier one as a whole.
+
+    While the block runs the earlier result stays as it is, and unfinished.txt says that another one
+    is due. After it the new files move to their place, result.json last; an interruption in between
+    is made up for by the next run. If the block fails, what it wrote is removed. Files that autoreg
+    does not write stay.
 
     Args:
-        folder: `<out>/<case>`.
+        folder: `<out>/<case>`; is made if it is missing.
         pair: The input files, none of which may be removed or overwritten by the result.
 
+    Yields:
+        Where to write, result.json included.
+
     Raises:
-        UsageError: if the folder cannot be made or written to, holds an input under the name of a
-            result, or holds files under such names that are no results: a model's plan.json,
-            somebody's warped.nii.gz.
+        UsageError: if the folder cannot be made or written to, another process writes there, it
+            holds an input under the name of a result, or holds files under such names that are
+            no results: a model's plan.json, somebody's warped.nii.gz.
     """
     _check_inputs(folder, pair)
-    with suppress(OSError):
-        _restore(folder)  # a run was killed while it wrote
-    foreign = foreign_files(folder)
-    if foreign:
-        raise UsageError(
-            f"{folder}: holds {', '.join(foreign)}, but no result.json of a registration to which "
-            "they belong, and they would be overwritten; choose another folder, or remove them"
-        )
-    write_text_atomic(folder / UNFINISHED_FILE, "it still runs, or was interrupted\n")
+    require_writable(folder)
+    with locked_folder(folder, wait=False):
+        for whole in folder.glob(f"{_WHOLE}*"):
+            _move_in(whole, folder)
+        for left in folder.glob(f"{_NEW}*"):  # a run was killed: nobody else is in this block
+            shutil.rmtree(left, ignore_errors=True)
+        foreign = foreign_files(folder)
+        if foreign:
+            raise UsageError(
+                f"{folder}: holds {', '.join(foreign)}, but no result.json of a registration to "
+                "which they belong, and they would be overwritten; choose another folder, or "
+                "remove them"
+            )
+        write_text_atomic(folder / UNFINISHED_FILE, "it still runs, or was interrupted\n")
+        new = Path(tempfile.mkdtemp(prefix=_NEW, dir=folder))
+        try:
+            yield new
+            names = sorted(path.name for path in new.iterdir())
+            write_text_atomic(new / _LIST, "\n".join(names))
+            whole = new.replace(folder / new.name.replace(_NEW, _WHOLE))
+            _move_in(whole, folder)
+            mark_finished(folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
 
 
-def clear_case(folder: Path) -> None:
-    """Set aside what an earlier prediction of a pair left in its folder, result.json first.
-
-    An interrupted run would otherwise leave an old result.json beside new files, and labels warped
-    by another transform. `mark_failed` brings it back, `mark_finished` removes it. Files that
-    autoreg does not write stay.
-
-    Raises:
-        UsageError: if the folder cannot be written to.
-    """
-    names = [name for name in _result_names(folder) if (folder / name).exists()]
-    require_writable(folder / _EARLIER)
-    for name in names:
-        (folder / name).replace(folder / _EARLIER / name)
-
-
-def _restore(folder: Path) -> None:
-    """Bring back what `clear_case` set aside, in place of what was written since."""
-    earlier = folder / _EARLIER
-    if not earlier.is_dir():
-        return
-    for name in _result_names(folder):
-        (folder / name).unlink(missing_ok=True)
-    # result.json last: it says that the others are there.
-    for name in reversed(_result_names(earlier)):
-        if (earlier / name).exists():
-            (earlier / name).replace(folder / name)
-    earlier.rmdir()
+def _move_in(whole: Path, folder: Path) -> None:
+    """Put a whole result in the place of an earlier one; may be interrupted and repeated."""
+    listed = whole / _LIST
+    if listed.is_file():
+        names = listed.read_text("utf-8").split("\n")
+        if (whole / RESULT_FILE).exists():
+            (folder / RESULT_FILE).unlink(missing_ok=True)  # until all the others are there
+        for name in set(_result_names(folder)) - set(names):
+            (folder / name).unlink(missing_ok=True)
+        for name in sorted(names, key=lambda name: name == RESULT_FILE):
+            if (whole / name).exists():
+                (whole / name).replace(folder / name)
+        listed.unlink()
+    shutil.rmtree(whole, ignore_errors=True)
 
 
 def foreign_files(folder: Path) -> tuple[str, ...]:
@@ -120,20 +134,14 @@ def _is_result(path: Path) -> bool:
 
 
 def mark_finished(folder: Path) -> None:
-    """Say that a pair's folder is complete, after its result.json was written."""
-    shutil.rmtree(folder / _EARLIER, ignore_errors=True)
+    """Say that a pair's folder is complete."""
     (folder / UNFINISHED_FILE).unlink(missing_ok=True)
 
 
 def mark_failed(folder: Path, reason: str) -> None:
-    """Leave the reason in a pair's folder, and its earlier result, as far as that is possible.
-
-    Both where the folder can be written to and is a pair's.
-    """
+    """Leave the reason in a pair's folder, if it can be written to and is a pair's."""
     if foreign_files(folder):
         return
-    with suppress(OSError):
-        _restore(folder)
     with suppress(UsageError):
         write_text_atomic(folder / UNFINISHED_FILE, f"{reason}\n")
 

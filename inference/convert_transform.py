@@ -24,7 +24,7 @@ from autoreg.io.image_headers import read_grid
 from autoreg.io.images import WRITTEN_SUFFIXES
 from autoreg.io.itk_transforms import ITK_SUFFIXES, merged_affines, write_itk_transform
 from autoreg.io.learn2reg_transforms import LEARN2REG_SUFFIXES, read_learn2reg, write_learn2reg
-from autoreg.io.transform_files import INVERSE_PREFIX, Chain, read_chain
+from autoreg.io.transform_files import Chain, parse_link, read_chain
 from autoreg.io.transforms import write_displacement
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def _read(conversion: Conversion) -> Chain:
         _check_origin(conversion.origin, chain)
         return chain
     (source,) = conversion.sources
-    path = Path(source.removeprefix(INVERSE_PREFIX))
+    path, inverted = parse_link(source)
     fixed, moving = _both_grids(conversion)
     parts: tuple[Transform, ...]
     if conversion.origin == "learn2reg":
@@ -143,7 +143,7 @@ def _read(conversion: Conversion) -> Chain:
     else:
         absolute = conversion.origin == "fsl-absolute"
         parts = read_fsl_warp(path, fixed, moving, absolute=absolute)
-    if source.startswith(INVERSE_PREFIX):
+    if inverted:
         return Chain(Composite(parts).inverse().transforms, 3, None, (path,))
     return Chain(parts, 3, fixed, (path,))
 

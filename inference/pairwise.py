@@ -202,7 +202,10 @@ class _Job:
             names=names,
         )
         network = prediction.transform
-        start = network_start(network, self.pair, self.options.align)
+        try:
+            start = network_start(network, self.pair, self.options.align)
+        except DataError as error:
+            raise DataError(f"{names[0]} and {names[1]}: {error}") from error
         plan, reason = _chosen(self.options, start.agreement)
         refinement = register_from(
             network, self.pair, plan, self.device, start=start, on_step=self.on_step

@@ -13,11 +13,9 @@ from autoreg.field_plan import FieldPlan
 from autoreg.geometry.volume import Volume
 from autoreg.inference.case_folder import (
     PLAN_FILE,
-    begin_case,
-    clear_case,
     kept_note,
     mark_failed,
-    mark_finished,
+    new_result,
 )
 from autoreg.inference.export import (
     Carried,
@@ -39,7 +37,6 @@ from autoreg.inference.result import (
     request_digest,
     versions,
 )
-from autoreg.io.atomic import require_writable
 from autoreg.io.image_headers import read_channels, read_on_grid_either
 from autoreg.io.images import WRITTEN_SUFFIXES
 from autoreg.io.itk_transforms import ITK_SUFFIXES
@@ -159,16 +156,14 @@ def register_files(request: RegisterRequest) -> Result:
                 f"and {pair.joined('fixed')} has one; drop --model"
             )
     read = time.perf_counter()
-    require_writable(folder)
-    begin_case(folder, pair)
-    try:
-        with one_message(f"case {pair.case}", MORE_MEMORY):
-            result = _computed(request, given, carried, digest, (start, read))
-            save_record(result, folder / RESULT_FILE)
-            mark_finished(folder)
-    except AutoregError as error:
-        mark_failed(folder, str(error))
-        raise AutoregError(f"{error}{kept_note(folder)}") from error
+    with one_message(f"case {pair.case}", MORE_MEMORY), new_result(folder, pair) as new:
+        try:
+            with one_message(f"case {pair.case}", MORE_MEMORY):
+                result = _computed(request, given, carried, new, digest, (start, read))
+                save_record(result, new / RESULT_FILE)
+        except AutoregError as error:
+            mark_failed(folder, str(error))
+            raise AutoregError(f"{error}{kept_note(folder)}") from error
     return result
 
 
@@ -176,11 +171,12 @@ def _computed(
     request: RegisterRequest,
     given: _Input,
     carried: Carried,
+    folder: Path,
     digest: str,
     begun: tuple[float, float],
 ) -> Result:
     """Register, and write everything but result.json; `begun`: before and after reading."""
-    pair, folder = request.pair, request.output
+    pair = request.pair
     found = register_pair(
         *given.images,
         request.options,
@@ -192,7 +188,6 @@ def _computed(
     )
     registered = time.perf_counter()
     course = None if found.network is None else found.network.trace
-    clear_case(folder)
     save_record(found.plan, folder / PLAN_FILE)
     exported = export_pair(
         found.pair,

@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from autoreg.errors import UsageError
@@ -74,17 +74,18 @@ def require_writable(folder: Path) -> None:
 
 
 @contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Let one process at a time into the block, for reading, changing and writing a file there.
+def locked_folder(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Let one process at a time into the block, for reading, changing and writing files there.
 
     The folder itself is locked: no file is left behind, and a killed process lets go. Windows and
     some network file systems know no such lock; there the block runs without one.
 
     Args:
         folder: Is made if it is missing.
+        wait: Whether to wait for another process in the block; otherwise it is an error.
 
     Raises:
-        UsageError: if the folder cannot be made or opened.
+        UsageError: if the folder cannot be made or opened, or another process is there.
     """
     if sys.platform == "win32":
         yield
@@ -97,8 +98,14 @@ def locked_folder(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise _unwritable(folder, error) from error
     try:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise UsageError(
+                f"{folder}: another process is writing there; wait for it, or choose another folder"
+            ) from error
+        except OSError:  # no such lock there
+            pass
         yield
     finally:
         os.close(handle)

@@ -20,7 +20,13 @@ def holds_image(path: Path, image: sitk.Image) -> bool:
     if found.GetPixelID() != image.GetPixelID():
         return False
     held, given = sitk.GetArrayViewFromImage(found), sitk.GetArrayViewFromImage(image)
-    return np.array_equal(held, given, equal_nan=given.dtype.kind == "f")
+    if held.shape != given.shape:
+        return False
+    # Layer by layer: comparing makes copies.
+    return all(
+        np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+        for a, b in zip(held, given, strict=True)
+    )
 
 
 def holds_transform(path: Path, transform: sitk.Transform) -> bool:

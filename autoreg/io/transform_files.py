@@ -85,16 +85,24 @@ def read_chain(specs: Sequence[str]) -> Chain:
     )
 
 
-def read_link(spec: str) -> Chain:
-    """Read one transform; see `read_chain`."""
-    inverted = spec.startswith(INVERSE_PREFIX)
+def parse_link(spec: str) -> tuple[Path, bool]:
+    """The file or folder that a text names, and whether its inverse is meant.
+
+    Raises:
+        UsageError: if it names none.
+    """
     name = spec.removeprefix(INVERSE_PREFIX)
     if not name.strip():
         raise UsageError(
             f'the transform "{spec}" names no file (an unset variable?); name the file, or the '
             "folder of a registered pair"
         )
-    path = Path(name)
+    return Path(name), spec.startswith(INVERSE_PREFIX)
+
+
+def read_link(spec: str) -> Chain:
+    """Read one transform; see `read_chain`."""
+    path, inverted = parse_link(spec)
     if path.is_dir():
         # The stored inverse is not inverted again.
         return _read_file(_file_of_result(path, inverse=inverted))

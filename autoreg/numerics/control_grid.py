@@ -20,6 +20,9 @@ from autoreg.numerics.coordinates import index_grid, sample_index_linear
 
 # Steps towards the velocity that leads to a displacement.
 _LOGARITHM_STEPS = 8
+# They end when one leaves more than this share of what was left, or nothing worth mentioning, in
+# control spacings.
+_WORTH_A_STEP, _EXACT = 0.9, 0.001
 # A velocity is halved until it moves no control point further than this, in control spacings.
 _SMALL = 0.3
 
@@ -200,13 +203,14 @@ class ControlGrid:
         Returns:
             Coefficients of the velocity, of the same shape.
         """
-        best = velocity = torch.zeros_like(values_mm)
-        left, smallest = values_mm, math.inf
+        velocity, left = torch.zeros_like(values_mm), values_mm
         for _ in range(_LOGARITHM_STEPS):
-            size = float(left.square().sum())
-            if not size < smallest:
+            better = velocity + self.coefficients(left)
+            still = values_mm - self.values(self.exponential(better))
+            if not float(still.norm()) < float(left.norm()):
                 break
-            best, smallest = velocity, size
-            velocity = velocity + self.coefficients(left)
-            left = values_mm - self.values(self.exponential(velocity))
-        return best
+            gained = float(still.norm()) < _WORTH_A_STEP * float(left.norm())
+            velocity, left = better, still
+            if not gained or float(left.abs().max()) < _EXACT * self.spacing_mm:
+                break
+        return velocity

@@ -31,7 +31,7 @@ class Refinement:
             map that follows.
         refinement_mm: Mean distance, over the fixed image's grid, between where the network and
             the result put a point in the moving image.
-        seconds: Wall time.
+        seconds: Wall time, with that of the start.
     """
 
     field: FieldRegistration
@@ -67,10 +67,10 @@ def register_from(
         on_step: Hears of every step.
 
     Raises:
-        DataError: if the network's transform leaves nothing of the moving image to compare.
+        DataError: if neither the network nor an alignment leaves anything to compare.
     """
-    begin = time.perf_counter()
     start = network_start(network, pair) if start is None else start
+    begin = time.perf_counter()
     found = register_field(
         pair.fixed,
         pair.moving,
@@ -89,7 +89,7 @@ def register_from(
         start=start,
         network_mm=_mean_mm(parts(network)[0]),
         refinement_mm=_mean_distance_mm(found.transform, network, pair.fixed),
-        seconds=time.perf_counter() - begin,
+        seconds=start.seconds + time.perf_counter() - begin,
     )
 
 

@@ -65,7 +65,7 @@ class Start:
         displacement: What precedes it; None: nothing.
         agreement: How the images agree so.
         alignment: The report of the initial alignment; None where a network's answer is taken.
-        seconds: Wall time of the alignment.
+        seconds: Wall time of the alignment, also where it was only compared with.
         warnings: What a reader should know before trusting the result.
     """
 
@@ -119,27 +119,32 @@ def network_start(network: Composite, pair: ImagePair, kind: AlignmentKind = "af
     Raises:
         DataError: if neither leaves anything of the images to compare.
     """
+    begin = time.perf_counter()
     given = pair.coarse.agreement(network)
     try:
         aligned = aligned_start(pair, kind)
     except AutoregError as error:
-        if given.windows:
-            return _of_network(network, pair, given)
+        if _overlap(network, pair):
+            return _of_network(network, pair, given, begin)
         raise DataError(
             "the network's transform leaves the images without overlap, and they could not be "
             f"aligned instead: {error}"
         ) from error
-    if not _clearly_better(aligned.agreement, given):
-        return _of_network(network, pair, given)
+    beside = not _overlap(network, pair)
+    if not (beside or _clearly_better(aligned.agreement, given)):
+        return _of_network(network, pair, given, begin)
     note = (
         "the network's answer was dropped for an initial alignment, in which the images agree "
         f"better: local correlation {aligned.agreement.absolute:.3f} against {given.absolute:.3f} "
         "(absolute values); has the model seen such images?"
     )
-    return replace(aligned, warnings=(note, *aligned.warnings))
+    seconds = time.perf_counter() - begin
+    return replace(aligned, seconds=seconds, warnings=(note, *aligned.warnings))
 
 
 def _clearly_better(one: Agreement, other: Agreement) -> bool:
+    if not one.windows:  # nothing is known of it: masks and label maps have no contrast inside
+        return False
     if not other.windows:
         return True
     return one.absolute > other.absolute + _CLEARLY_WORSE and one.windows >= other.windows / 2
@@ -160,11 +165,18 @@ def _of_alignment(found: Alignment, agreement: Agreement, begin: float, *notes: 
     return Start(found.transform, None, agreement, found, seconds, (*found.warnings, *notes))
 
 
-def _of_network(network: Composite, pair: ImagePair, agreement: Agreement) -> Start:
+def _overlap(network: Composite, pair: ImagePair) -> bool:
+    """Whether any of the fixed image's foreground lands in the moving image."""
+    points = network.map_points(_foreground_points(pair.fixed, pair.fixed_mask))
+    return bool(pair.moving.geometry.contains(points).any())
+
+
+def _of_network(network: Composite, pair: ImagePair, agreement: Agreement, begin: float) -> Start:
     _, rest = parts(network)
     initial = _affine_part(network, rest, pair)
     displacement = Composite((*network.transforms, initial.inverse()))
-    return Start(initial, displacement, agreement, None, 0.0, ())
+    seconds = time.perf_counter() - begin
+    return Start(initial, displacement, agreement, None, seconds, ())
 
 
 def parts(network: Composite) -> tuple[DisplacementField, Affine]:
@@ -181,7 +193,8 @@ def _affine_part(network: Composite, rest: Affine, pair: ImagePair) -> Affine:
     before = rest.inverse().map_points(network.map_points(points))
     centre, middle = points.mean(axis=0), before.mean(axis=0)
     apart, moved = points - centre, before - middle
-    ridge = _RIDGE * np.trace(apart.T @ apart) / 3 * np.eye(3)
+    spread = np.trace(apart.T @ apart) / 3
+    ridge = max(_RIDGE * spread, 1e-6) * np.eye(3)  # a single point has no spread
     linear = np.linalg.solve(apart.T @ apart + ridge, apart.T @ moved + ridge).T
     if np.linalg.det(linear) < _SMALLEST_VOLUME:
         linear = np.eye(3)
@@ -193,9 +206,11 @@ def _affine_part(network: Composite, rest: Affine, pair: ImagePair) -> Affine:
 def _foreground_points(fixed: Volume, mask: Volume | None) -> FloatArray:
     """World points (N, 3) inside the mask, or inside any channel's foreground."""
     if mask is not None:
-        index = np.argwhere(mask.single)
+        inside = np.flatnonzero(mask.single)
+        spread = inside[:: -(-len(inside) // _POINTS) or 1]
+        index = np.stack(np.unravel_index(spread, mask.single.shape), axis=-1)
     else:
         found = [coarse_foreground(channel) for channel in fixed.array]
         index = np.concatenate([np.argwhere(inside) * steps for inside, steps in found])
-    index = index[:: max(1, len(index) // _POINTS)]
+        index = index[:: -(-len(index) // _POINTS)]
     return fixed.geometry.to_world(index.astype(np.float64))

@@ -36,6 +36,7 @@ from autoreg.training.model_folder import LoadedModel, load_network
 from autoreg.training.refinement_record import (
     REFINEMENT_FILE,
     REFINEMENT_FORMAT,
+    REFINEMENT_METHOD,
     Measure,
     RefinedPair,
     RefinementRecord,
@@ -115,6 +116,7 @@ def _measured(
         refined,
         refine.field,
         tuple(results),
+        REFINEMENT_METHOD,
     )
 
 

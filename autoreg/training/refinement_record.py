@@ -10,6 +10,8 @@ from autoreg.io.records import load_record
 
 REFINEMENT_FILE = "refinement.json"
 REFINEMENT_FORMAT = 1
+# 1: the warped image was registered; 2: the field begins with the network's transform.
+REFINEMENT_METHOD = 2
 
 _REMEDY = ": not decided; autoreg_train --continue finds out, --refine balanced does not ask"
 
@@ -67,6 +69,7 @@ class RefinementRecord:
         refined: Likewise.
         field: The refinement that was measured; another one is not decided.
         pairs: Each of them.
+        method: Version of what was measured; another one is not decided.
     """
 
     format: int
@@ -79,6 +82,7 @@ class RefinementRecord:
     refined: Scores
     field: FieldPlan
     pairs: tuple[RefinedPair, ...]
+    method: int = 1
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,9 @@ def decision(plan: RefinementPlan | None, fold_folder: Path) -> Decision:
             f"{path}: format {record.format} is not {REFINEMENT_FORMAT}, the one this version "
             "reads; remove the file"
         )
+    if record.method != REFINEMENT_METHOD:
+        reason = f"{path} is about an earlier version of the refinement{_REMEDY}"
+        return Decision(None, reason, is_open=True)
     if record.field != plan.field:
         return Decision(None, f"{path} is about another one than the plan's{_REMEDY}", is_open=True)
     return Decision(plan.field if record.helps else None, f"{path}: {record.reason}")

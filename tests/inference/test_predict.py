@@ -287,7 +287,7 @@ def test_a_failing_pair_is_named_and_the_others_still_run(
     assert "1 failed: one" in capsys.readouterr().out
     (failure,) = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
     assert f"one: failed: {pair_folder / 'one_fixed.nii.gz'}: the image is constant" in failure
-    assert failure.endswith("its earlier results are kept")
+    assert failure.endswith(f"the earlier results in {out / 'one'} are kept")
     assert "constant" in (out / "one" / "unfinished.txt").read_text()
     after = stamps(out)
     assert {p for p in before if before[p] == after[p]} == {p for p in before if "one" in p.parts}

@@ -21,6 +21,7 @@ from autoreg.plan import AlignmentPlan, GridPlan
 from autoreg.registration.field_presets import preset_plan
 from autoreg.training.refinement_record import (
     REFINEMENT_FILE,
+    REFINEMENT_METHOD,
     Decision,
     RefinementRecord,
     Scores,
@@ -38,7 +39,8 @@ def plan_with(refine):
 
 def decide(model, *, helps):
     scores = Scores(0.5, None, 0.0)
-    record = RefinementRecord(1, helps, "measured", "dice", True, "w", scores, scores, FIELD, ())
+    measured = (1, helps, "measured", "dice", True, "w", scores, scores, FIELD, ())
+    record = RefinementRecord(*measured, method=REFINEMENT_METHOD)
     save_record(record, model / "fold_all" / REFINEMENT_FILE)
 
 

@@ -5,7 +5,16 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from pair_phantom import RADII_MM, displacement_mm, filled, inner_points, pair, points_of
+from pair_phantom import (
+    RADII_MM,
+    displacement_mm,
+    empty_image,
+    filled,
+    inner_points,
+    intensity,
+    pair,
+    points_of,
+)
 from tiny_models import save_model, tiny_plan
 
 from autoreg.evaluation.cli import main as evaluate
@@ -270,6 +279,29 @@ def test_a_network_takes_no_image_of_one_layer(model, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "a network registers 3-D images of several layers, and " in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_network_that_is_right_is_believed(tmp_path, capsys):
+    """One that leaves all in place, for images that nearly lie on each other."""
+    blank = empty_image((30, 28, 29), (2.8, 2.8, 2.8))
+    points = points_of(blank)
+    for name, there in (("f", points + 0.25 * displacement_mm(points)), ("m", points)):
+        image = filled(blank, intensity(there).astype(np.float32))
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    still = save_model(tmp_path / "still", tiny_plan(), strength=1e-3)
+    flags = ("-f", tmp_path / "f.nii.gz", "-m", tmp_path / "m.nii.gz", "--model", still)
+    status, *_ = run(capsys, *flags, "-o", tmp_path / "out", "--io", "none", "--preset", "fast")
+    assert status == 0
+    result = read_result(tmp_path / "out")
+    assert result.alignment is None
+    assert not result.warnings
+    done = result.field_optimisation
+    assert done.network_mm < 0.05
+    assert done.correlation_registered > done.correlation_aligned
+    there = read_transform(tmp_path / "out/displacement.nii.gz", 3)
+    inner = inner_points()
+    moved = np.array([there.TransformPoint(p) for p in inner.tolist()]) - inner
+    assert np.linalg.norm(moved - 0.25 * displacement_mm(inner), axis=1).mean() < 0.15
 
 
 def test_of_a_model_with_several_folds_one_is_named(tmp_path, capsys):

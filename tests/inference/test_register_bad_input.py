@@ -12,9 +12,7 @@ from pair_phantom import pair
 from small_files import no_file_larger_than
 
 from autoreg.inference import choices, register
-from autoreg.inference.case_folder import begin_case, clear_case, mark_failed, mark_finished
 from autoreg.inference.cli_register import main
-from autoreg.inference.pairs_file import PairFiles
 from autoreg.registration.field_presets import PRESETS
 from autoreg.training.model_folder import WHICH
 
@@ -225,35 +223,6 @@ class _Found:
     plan = pair = network = None
 
     field = SimpleNamespace(steps=())
-
-
-def test_a_plan_of_an_earlier_registration_goes_with_its_results(tmp_path):
-    for name in ("plan.json", "displacement.nii.gz", "mine.txt"):
-        (tmp_path / name).write_text("{}")
-    clear_case(tmp_path)
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["mine.txt"]
-    mark_finished(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-
-
-@pytest.mark.parametrize("killed", [False, True])
-def test_an_earlier_result_comes_back_when_a_new_one_cannot_be_written(files, killed):
-    out = files / "out"
-    out.mkdir()
-    earlier = {"result.json": RESULT, "plan.json": "{}", "displacement.nii.gz": "old"}
-    for name, text in earlier.items():
-        (out / name).write_text(text)
-    given = PairFiles("out", (files / "f.nii.gz",), (files / "m.nii.gz",))
-    begin_case(out, given)
-    clear_case(out)
-    (out / "displacement.nii.gz").write_text("new")
-    (out / "trace.csv").write_text("new")
-    if killed:
-        begin_case(out, given)
-    else:
-        mark_failed(out, "why")
-    (out / "unfinished.txt").unlink()
-    assert {path.name: path.read_text() for path in out.iterdir()} == earlier
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")

@@ -13,9 +13,10 @@ from autoreg.geometry.grid import Geometry
 from autoreg.geometry.transforms import Affine, Composite, DisplacementField
 from autoreg.geometry.volume import Volume
 from autoreg.io.images import from_sitk
+from autoreg.registration import start as start_module
 from autoreg.registration.field_from_network import register_from
 from autoreg.registration.field_presets import preset_plan
-from autoreg.registration.start import ImagePair, network_start
+from autoreg.registration.start import ImagePair, aligned_start, network_start
 
 FAST = preset_plan("fast")
 CPU = torch.device("cpu")
@@ -128,6 +129,59 @@ def test_images_that_nothing_brings_together_are_refused():
     nowhere = Volume(np.zeros(fixed.geometry.shape, bool)[None], fixed.geometry, "mask")
     with pytest.raises(DataError, match=r"without overlap.*could not be aligned"):
         network_start(moved((1000, 0, 0)), ImagePair.of(fixed, moving, nowhere))
+
+
+def test_the_affine_part_of_a_network_becomes_the_alignment():
+    """As an affine network's, which leaves nothing to the velocity; its frame counts alike."""
+    turn = 0.2
+    linear = np.array(
+        [[np.cos(turn), -np.sin(turn), 0.05], [np.sin(turn), np.cos(turn), 0], [0, 0.03, 1.1]]
+    )
+    field, rest = start().transforms
+    grid = field.geometry
+    nodes = grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).reshape(-1, 3))
+    u_mm = (nodes @ linear.T + SHIFT_MM - nodes).reshape(*grid.shape, 3)
+    u_vox = np.einsum("ax,dhwx->adhw", grid.world_to_index[:3, :3], u_mm).astype(np.float32)
+    network = Composite((DisplacementField(u_vox, grid), rest))
+    fixed, moving = images()
+    world = fixed.geometry.to_world(np.moveaxis(np.indices(fixed.geometry.shape), 0, -1))
+    mask = Volume((np.linalg.norm(world, axis=-1) < 25)[None], fixed.geometry, "mask")
+    for given in (None, mask):
+        pair = ImagePair.of(fixed, moving, given)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(start_module, "_clearly_better", lambda *_: False)
+            found = network_start(network, pair)
+        points = inner_points()
+        expected = network.map_points(points)
+        np.testing.assert_allclose(found.initial.map_points(points), expected, atol=0.3)
+        left = found.displacement.map_points(points) - points
+        assert np.linalg.norm(left, axis=1).max() < 0.3
+
+
+def test_a_network_that_turns_inside_out_leaves_its_shift_alone():
+    field, rest = start().transforms
+    grid = field.geometry
+    index = np.indices(grid.shape).astype(np.float32)
+    middle = index.mean(axis=(1, 2, 3), keepdims=True)
+    mirrored = Composite((DisplacementField(-2 * (index - middle), grid), rest))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(start_module, "_clearly_better", lambda *_: False)
+        found = network_start(mirrored, ImagePair.of(*images()))
+    np.testing.assert_allclose(found.initial.matrix[:3, :3], np.eye(3))
+
+
+def test_images_without_contrast_inside_are_aligned_nevertheless():
+    """Of a segmentation nothing is known by correlation, which speaks against nothing."""
+    blank = empty_image((30, 28, 29), (2.8, 2.8, 2.8))
+    other = empty_image((34, 32, 33), (2.5, 2.6, 2.7))
+    shift = np.array([12.0, -9.0, 5.0])
+    volumes = []
+    for image, centre in ((blank, np.zeros(3)), (other, shift)):
+        inside = (((points_of(image) - centre) / (22, 16, 12)) ** 2).sum(-1) < 1
+        volumes.append(from_sitk(filled(image, inside.astype(np.float32)), "intensity"))
+    found = aligned_start(ImagePair.of(*volumes))
+    assert not found.warnings
+    np.testing.assert_allclose(found.initial.map_points([[0.0, 0, 0]])[0], shift, atol=1.0)
 
 
 def test_errors_of_the_network_do_not_outlast_it():

@@ -19,6 +19,7 @@ from autoreg.training import refinement
 from autoreg.training.refinement import judged, scored_pairs
 from autoreg.training.refinement_record import (
     REFINEMENT_FILE,
+    REFINEMENT_METHOD,
     RefinementRecord,
     Scores,
     decision,
@@ -90,6 +91,18 @@ def test_it_does_not_help_where_labels_say_that_nothing_moved(make_refinable):
     assert (found.field, found.is_open) == (None, False)
 
 
+def test_what_another_version_measured_is_open_again(make_refinable):
+    blobs = make_refinable(labels="unmoved")
+    assert run(blobs, "--continue", *raw_flags(blobs)) == 0
+    file = blobs.model / "fold_0" / REFINEMENT_FILE
+    record = json.loads(file.read_text())
+    del record["method"]  # of before there were versions
+    file.write_text(json.dumps(record))
+    found = decided(blobs)
+    assert (found.field, found.is_open) == (None, True)
+    assert "earlier version of the refinement" in found.reason
+
+
 def test_landmarks_decide_where_there_are_no_labels(make_refinable):
     blobs = make_refinable(labels=None, landmarks=True)
     assert run(blobs, "--continue", *raw_flags(blobs)) == 0
@@ -145,7 +158,8 @@ def test_a_new_training_forgets_what_an_old_one_found(make_refinable):
 def test_what_was_found_of_one_refinement_says_nothing_of_another(tmp_path):
     field = dataclasses.replace(WHERE_IT_HELPS.field, flat_tolerance=0.5)
     none = Scores(None, 2.0, 0.0)
-    record = RefinementRecord(1, True, "it does", "tre_mm", True, "w", none, none, field, ())
+    measured = (1, True, "it does", "tre_mm", True, "w", none, none, field, ())
+    record = RefinementRecord(*measured, method=REFINEMENT_METHOD)
     save_record(record, tmp_path / REFINEMENT_FILE)
     found = decision(WHERE_IT_HELPS, tmp_path)
     assert (found.field, found.is_open) == (None, True)
