@@ -3,6 +3,8 @@
 import logging
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +24,7 @@ R = TypeVar("R")
 WORKER_BASELINE_BYTES = 350 * 2**20
 # Share of the free memory that all workers together may take.
 MEMORY_SHARE = 0.7
+PARENT_CHECK_SECONDS = 1.0
 
 
 def choose_workers(tasks: int, bytes_per_task: int, requested: int | None = None) -> int:
@@ -119,8 +122,21 @@ def _in_pool(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def end_with_parent() -> None:
+    """End this worker when its parent is gone: one killed by SIGKILL cannot end it."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _start_worker() -> None:
     """Leave one thread to each worker: the parallelism is over cases."""
+    end_with_parent()
     os.environ["OMP_NUM_THREADS"] = "1"
     import SimpleITK
     import torch

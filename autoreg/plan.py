@@ -4,7 +4,7 @@ It is written as JSON, meant to be edited by people, and read strictly (`io.reco
 Grid axes (d, h, w), spacings in millimetres, world points xyz in LPS millimetres.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -83,6 +83,23 @@ class IntensityPlan:
             yield f"intensity: lower {self.lower} >= upper {self.upper}"
         if self.kind == "quantiles" and not (0 <= self.lower and self.upper <= 1):
             yield f"intensity quantiles lie in [0, 1], found {self.lower} to {self.upper}"
+
+
+# Contrasts of magnetic resonance, for models that make no difference between them.
+_MR_CONTRASTS = {"MRI", "T1", "T1W", "T1C", "T1CE", "T1GD", "T2", "T2W", "FLAIR", "PD", "PDW"}
+
+
+def intensity_name(modality: str, intensity: Mapping[str, IntensityPlan]) -> str | None:
+    """Under which name a plan scales a modality; None if it does not.
+
+    Its own, or "MR" for a contrast of magnetic resonance that the plan has no scheme of its own
+    for, as published models have none.
+    """
+    if modality in intensity:
+        return modality
+    if modality.upper() in _MR_CONTRASTS and "MR" in intensity:
+        return "MR"
+    return None
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from autoreg.evaluation.overlap import dice
 from autoreg.evaluation.protocols import PROTOCOLS, Protocol
 from autoreg.evaluation.referee_case import score_case
 from autoreg.evaluation.referee_field import nearest_sources, pulled
-from autoreg.evaluation.referee_files import RefereeFiles
+from autoreg.evaluation.referee_files import LandmarkFiles, RefereeFiles
 from autoreg.evaluation.referee_scores import RefereeCase
 from autoreg.evaluation.surface import hd95, robust_hausdorff, surfel_areas, surfels
 from autoreg.geometry.grid import Geometry
@@ -133,7 +133,7 @@ def check_protocols(z: Any, expected: dict[str, Any], device: str, out: Deviatio
     for key, number in (
         ("dice", expected["seg"]["dice_mean"]),
         ("hd95_vox", expected["seg"]["hd95_mean"]),
-        ("tre_mm", expected["tre_l2r_points"]["mean"]),
+        ("tre_lm_mm", expected["tre_l2r_points"]["mean"]),
         ("sdlogj_plus3", field["l2r_jacobian_crop2"]["SDlogJ_plus3_masked"]),
     ):
         note(out, f"protocol learn2reg: {key}", found.scores[key], number)
@@ -170,9 +170,10 @@ def score_files(z: Any, protocol: Protocol, labels: list[int], device: str) -> R
         u_mm = moving.to_world(index + u_vox) - unit.to_world(index)
         write_displacement(folder / "u.nii.gz", u_mm.astype(np.float32), unit)
         names = ["u.nii.gz", "fixed.nrrd", "moving.nrrd", "fixed_labels.nrrd"]
-        names += ["moving_labels.nrrd", "mask.nrrd", *points]
-        files = RefereeFiles("golden", *(folder / n for n in names), "voxels", {})
-        return score_case(files, protocol, labels, torch.device(device))
+        names += ["moving_labels.nrrd", "mask.nrrd"]
+        landmarks = LandmarkFiles("landmarks", *(folder / n for n in points), "voxels")
+        files = RefereeFiles("golden", *(folder / n for n in names), (landmarks,), {})
+        return score_case(files, protocol, labels, torch.device(device), masked=not blobs)
 
 
 def check_surfaces(folder: Path, expected: dict[str, Any], out: Deviations) -> None:

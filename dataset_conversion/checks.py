@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from autoreg.dataset_conversion.file_errors import problem_of
 from autoreg.errors import AutoregError, DataError
 from autoreg.io.images import read_geometry
 from autoreg.io.problems import Problem
@@ -117,10 +118,8 @@ def grid_problems(
         try:
             d, h, w = read_geometry(path).shape
         except AutoregError as error:
-            found, _, remedy = str(error).removeprefix(f"{path}: ").rpartition("; ")
-            problems.append(
-                Problem(str(path), found or str(error), "a three-dimensional image", remedy)
-            )
+            expected, remedy = "a three-dimensional image", "download it again"
+            problems.append(problem_of(error, path, expected, remedy))
             continue
         if shape_xyz is not None and (w, h, d) != shape_xyz:
             found = f"{w} x {h} x {d} voxels"

@@ -115,6 +115,8 @@ def _summary(conversion: "Conversion", written: "Written", *, partial: bool) -> 
     lines = [f"{written.folder}: " + ", ".join(f"{n} {what}" for what, n in done.items())]
     if conversion.in_place is not None:
         lines.append(f"{conversion.in_place} is read as published: its files were not converted")
+    if written.changed:
+        lines.append(f"kept although changed since they were written: {', '.join(written.changed)}")
     lines += conversion.notes
     if partial and conversion.missing:
         lines.append(report(f"left out of {conversion.source}", conversion.missing))

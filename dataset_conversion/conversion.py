@@ -113,7 +113,7 @@ class Conversion:
         training_pairs: None: by pairing; likewise the other two.
         validation_pairs: Of training cases.
         test_pairs: Of any cases.
-        description: For people; likewise `reference`, `licence` and `release`.
+        description: For people; likewise `reference`.
         problems: What forbids the conversion.
         missing: What was published and is not there: forbids it unless a part is wanted.
         notes: What the user should know, one line each.
@@ -132,8 +132,6 @@ class Conversion:
     test_pairs: tuple[Pair, ...] | None = None
     description: str = ""
     reference: str = ""
-    licence: str = ""
-    release: str = ""
     problems: tuple[Problem, ...] = ()
     missing: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
@@ -151,7 +149,7 @@ class Conversion:
         counts = {split: sum(c.split == split for c in self.cases) for split in _ENDING_OF_SPLIT}
         content: dict[str, object] = {
             key: text
-            for key in ("name", "description", "reference", "licence", "release")
+            for key in ("name", "description", "reference")
             if (text := getattr(self, key))
         }
         content["modality"] = {str(number): name for number, name in enumerate(self.modality)}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,8 @@ class Record:
         source: Folder of the published files.
         json_digest: Of dataset.json as it was written, by which later changes are noticed.
         files: Path in the data set to what the file was made from.
+        stamps: Path in the data set to size and time of change of the file as it was copied or
+            computed, by which later changes are noticed; links have none.
     """
 
     format: int = RECORD_FORMAT
@@ -28,6 +31,29 @@ class Record:
     source: str = ""
     json_digest: str = ""
     files: dict[str, str] = field(default_factory=dict)
+    stamps: dict[str, str] = field(default_factory=dict)
+
+    def note(self, item: Item, folder: Path) -> None:
+        """Remember a file as it was just linked, copied or computed."""
+        path = folder / item.target
+        self.forget(item.target)
+        self.files[item.target] = signature(item.content, linked=path.is_symlink())
+        if not path.is_symlink():
+            self.stamps[item.target] = stamp(path)
+
+    def adopt(self, other: "Record", names: Iterable[str]) -> None:
+        """Take over what another record knows of some files and of dataset.json."""
+        for name in names:
+            self.forget(name)
+            for own, theirs in ((self.files, other.files), (self.stamps, other.stamps)):
+                if name in theirs:
+                    own[name] = theirs[name]
+        self.json_digest = other.json_digest
+
+    def forget(self, name: str) -> None:
+        """Know nothing of a file any more."""
+        self.files.pop(name, None)
+        self.stamps.pop(name, None)
 
 
 def is_right(item: Item, folder: Path, record: Record, copy: bool) -> bool:
@@ -47,14 +73,35 @@ def is_right(item: Item, folder: Path, record: Record, copy: bool) -> bool:
         return path.is_symlink() and path.readlink() == content.absolute() and path.exists()
     if path.is_symlink() or not path.is_file():
         return False
-    one, other = path.stat(), content.stat()
-    return (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
+    # A copy that was changed by hand is right as long as what it was copied from is the same.
+    return stamp(path) == stamp(content) or record.files.get(item.target) == signature(content)
 
 
-def signature(content: Content) -> str:
-    """What a file is made from, in a line that changes when the file has to be made anew."""
+def stamp(path: Path) -> str:
+    """Size and time of change of a file."""
+    status = path.stat()
+    return f"{status.st_size} bytes of {status.st_mtime_ns}"
+
+
+def changed_by_hand(folder: Path, record: Record) -> list[str]:
+    """Copied and computed files that are not as they were written."""
+    return sorted(
+        name
+        for name, written in record.stamps.items()
+        if (path := folder / name).is_file() and not path.is_symlink() and stamp(path) != written
+    )
+
+
+def signature(content: Content, *, linked: bool = False) -> str:
+    """What a file is made from, in a line that changes when the file has to be made anew.
+
+    Args:
+        content: A published file or a computed one.
+        linked: Whether it is a link, which holds whatever the published file holds.
+    """
     if not isinstance(content, Made):
-        return f"published as {content.absolute()}"
+        path = content.absolute()
+        return f"published as {path}" if linked else f"copied from {path}, {stamp(content)}"
     function = content.function
     what = f"{function.__module__}.{function.__qualname__} {content.version}"
     settings = json.dumps(dict(content.settings), sort_keys=True)

@@ -16,7 +16,7 @@ from autoreg.dataset_conversion.conversion import (
     Made,
     Options,
 )
-from autoreg.dataset_conversion.heap import HeapCase, sort_heap
+from autoreg.dataset_conversion.heap import HeapCase, files_of, sort_heap
 from autoreg.dataset_conversion.points import has_frame, points_to_csv
 from autoreg.dataset_conversion.rewriting import rewrite_image
 from autoreg.io.dataset import is_dataset, scan_dataset
@@ -134,7 +134,7 @@ def _maps(cases: Sequence[HeapCase], bad: set[str]) -> Iterable[tuple[Path, Path
 
 
 def _dicom_problems(source: Path) -> Iterable[Problem]:
-    folders = {path.parent for path in sorted(source.rglob("*")) if _is_dicom(path)}
+    folders = {path.parent for path in files_of(source) if _is_dicom(path)}
     for folder in sorted(folders):
         expected, remedy = "one file for each image", "convert the slices first, as with dcm2niix"
         yield Problem(str(folder), "DICOM slices", expected, remedy)

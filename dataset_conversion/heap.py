@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from autoreg.dataset_conversion.conversion import Split
+from autoreg.errors import DataError
 from autoreg.io.dataset_files import IMAGE_NAME, is_companion, split_ending
 from autoreg.io.names import LANDMARK_SUFFIXES
 from autoreg.io.problems import Problem
@@ -73,11 +74,11 @@ def sort_heap(
     """The cases of a heap.
 
     Args:
-        source: Is searched with all its folders; hidden ones are passed over.
+        source: Is searched with all its folders, linked ones included; hidden ones are passed over.
         problems: Is added to: files of no case or of several.
         notes: Is added to: tables that are taken for something else than points.
     """
-    found = [one for path in _files(source) if (one := _sorted_in(path, source)) is not None]
+    found = [one for path in files_of(source) if (one := _sorted_in(path, source)) is not None]
     cases = _named(_cases(tuple(f for f in found if f.kind == "image")))
     for one in found:
         if one.kind == "image":
@@ -89,13 +90,52 @@ def sort_heap(
     return cases
 
 
-def _files(source: Path) -> list[Path]:
-    listed = (p for p in sorted(source.rglob("*")) if p.is_file())
-    return [
-        p
-        for p in listed
-        if not any(n.startswith((".", "__MACOSX")) for n in p.relative_to(source).parts)
-    ]
+def files_of(source: Path) -> list[Path]:
+    """All files but hidden ones, each folder once: by its own place if it has one, else by a link.
+
+    Raises:
+        DataError: if a folder cannot be read.
+    """
+    seen: set[Path] = set()
+    links = [source]
+    files: list[Path] = []
+    while links:  # links may lead to folders with links, and in circles
+        later: list[Path] = []
+        for link in links:
+            files += _files_below(link, seen, later)
+        links = later
+    return sorted(files)
+
+
+def _files_below(folder: Path, seen: set[Path], links: list[Path]) -> list[Path]:
+    """The files of a folder that was not seen before, and of those in it; links are put off."""
+    place = folder.resolve()
+    if place in seen:
+        return []
+    seen.add(place)
+    files: list[Path] = []
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be read ({error.strerror}); make it readable, or move it away"
+        ) from error
+    for path in inside:
+        if path.name.startswith((".", "__MACOSX")):
+            continue
+        if path.is_symlink() and not path.exists():
+            raise DataError(
+                f"{path}: is a link to {path.readlink()}, which is not there (a disk that is not "
+                "mounted?); mend it, or remove it"
+            )
+        if path.is_file():
+            files.append(path)
+        elif path.is_dir():
+            if path.is_symlink():
+                links.append(path)
+            else:
+                files += _files_below(path, seen, links)
+    return files
 
 
 def _sorted_in(path: Path, source: Path) -> Found | None:

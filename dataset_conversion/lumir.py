@@ -28,6 +28,7 @@ from autoreg.dataset_conversion.conversion import (
     Options,
     ordered_pairs,
 )
+from autoreg.dataset_conversion.file_errors import problem_of
 from autoreg.errors import AutoregError, DataError
 from autoreg.io.cases import Pair
 from autoreg.io.images import read_image
@@ -189,8 +190,7 @@ def _label_values(
         try:
             values = set(np.unique(read_image([path], "label").single).tolist()) - {0}
         except AutoregError as error:
-            what = str(error).removeprefix(f"{path}: ")
-            problems.append(Problem(str(path), what, "a label map", "download it again"))
+            problems.append(problem_of(error, path, "a label map", "download it again"))
             continue
         if len(values & set(LABEL_VALUES)) < len(LABEL_VALUES) // 2:
             found = f"{len(values)} structures, of which few are among the evaluator's 132"

@@ -2,13 +2,15 @@
 
 A data set is built in the hidden folder `.converting_<name>`, which no command takes for a data
 set, and gets its name when everything is there. `conversion.json` in it says what each file was
-made from, so that a second run keeps what is right.
+made from, so that a second run keeps what is right. A finished data set that is brought up to date
+stays as it is until then: what is new is written into the hidden folder, what is right is linked
+into it in the end (hard links, which need no room), and the two folders change places.
 """
 
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,13 +19,14 @@ from autoreg.dataset_conversion.conversion import RECORD_NAME, Conversion, Item,
 from autoreg.dataset_conversion.conversion_record import (
     RECORD_FORMAT,
     Record,
+    changed_by_hand,
     digest,
     extra_files,
     is_right,
     json_is_right,
     json_text,
-    signature,
 )
+from autoreg.dataset_conversion.replacing import change_places, take_over
 from autoreg.errors import DataError, UsageError
 from autoreg.io.atomic import atomic_path, locked_folder, require_writable, write_text_atomic
 from autoreg.io.dataset import read_dataset
@@ -33,6 +36,7 @@ from autoreg.io.records import load_record, save_record
 from autoreg.parallel import choose_workers, map_cases
 
 _PARTIAL = ".partial_"
+_BUILDING = ".converting_"
 _NUMBERED = re.compile(r"Dataset(\d+)_(.+)")
 # Of the largest volumes that converters compute: three float64 copies of 320x320x320 voxels.
 _BYTES_PER_TASK = 3 * 8 * 320**3
@@ -70,12 +74,14 @@ class Written:
         kept: Files that were right already.
         written: Files that were linked, copied or computed.
         removed: Files of an earlier conversion that have no place in this one.
+        changed: Kept files that were changed by hand since they were copied or computed.
     """
 
     folder: Path
     kept: int
     written: int
     removed: int
+    changed: tuple[str, ...] = ()
 
 
 def write_conversion(conversion: Conversion, target: Target) -> Written:
@@ -90,34 +96,46 @@ def write_conversion(conversion: Conversion, target: Target) -> Written:
 
     Raises:
         DataError: listing all problems, before anything is written; or if a computed file fails.
-        UsageError: if the folder is taken by something else or cannot be written.
+        UsageError: if the folder is taken by something else or cannot be written, or files in it
+            were changed by hand that would have to be written anew.
     """
     conversion = checked(conversion)
     _require_sound(conversion, target.partial)
     require_writable(target.raw)
     with locked_folder(target.raw):
         folder = _choose_folder(conversion, target)
-        building = folder.with_name(f".converting_{folder.name}")
-        record = _load_own_record(folder, building, conversion)
-        items = conversion.items()
-        present = building if building.exists() else folder
-        wrong = [item for item in items if not is_right(item, present, record, target.copy)]
-        extra = extra_files(present, record, items)
-        json_right = json_is_right(present, conversion, record)
-        if present == folder and json_right and not wrong and not extra:
-            return Written(folder, len(items), 0, 0)
-        if folder.exists():
-            folder.replace(building)
-        building.mkdir(exist_ok=True)
-        record.dataset, record.source = conversion.name, str(conversion.source.absolute())
-        save_record(record, building / RECORD_NAME)
-        _remove(building, extra, record)
-        _write_all(wrong, building, record, target)
-        if not json_right:
-            _write_json(building, conversion, record)
-        read_dataset(building)
-        building.replace(folder)
-    return Written(folder, len(items) - len(wrong), len(wrong), len(extra))
+        return replace(_write(conversion, target, folder), folder=folder)
+
+
+def _write(conversion: Conversion, target: Target, chosen: Path) -> Written:
+    folder = chosen.resolve() if chosen.is_symlink() else chosen  # moved to another disk
+    building = folder.with_name(f"{_BUILDING}{folder.name}")
+    present = folder if folder.exists() else building
+    known = _load_own_record(present, conversion)
+    items = conversion.items()
+    wrong = [item for item in items if not is_right(item, present, known, target.copy)]
+    extra = extra_files(present, known, items)
+    json_right = json_is_right(present, conversion, known)
+    replaced = {*extra, *(item.target for item in wrong)}
+    changed = _changed(present, known, replaced)
+    if present == folder and json_right and not replaced:
+        return Written(folder, len(items), 0, 0, changed)
+    record = _load_own_record(building, conversion)
+    todo = [item for item in wrong if not is_right(item, building, record, target.copy)]
+    building.mkdir(exist_ok=True)
+    record.dataset, record.source = conversion.name, str(conversion.source.absolute())
+    save_record(record, building / RECORD_NAME)
+    _remove(building, extra_files(building, record, items), record)
+    _write_all(todo, building, record, target)
+    if present == folder:
+        take_over(folder, building, {*replaced, RECORD_NAME})
+        record.adopt(known, {*known.files} - replaced)
+    if not json_right:
+        _write_json(building, conversion, record)
+    save_record(record, building / RECORD_NAME)
+    read_dataset(building)
+    change_places(building, folder)
+    return Written(folder, len(items) - len(todo), len(todo), len(extra), changed)
 
 
 def _require_sound(conversion: Conversion, partial: bool) -> None:
@@ -139,7 +157,7 @@ def _choose_folder(conversion: Conversion, target: Target) -> Path:
         raise UsageError(f'--name "{name}": {problem}')
     taken: dict[int, str] = {}
     for path in target.raw.iterdir():
-        match = _NUMBERED.fullmatch(path.name.removeprefix(".converting_"))
+        match = _NUMBERED.fullmatch(path.name.removeprefix(_BUILDING))
         if match:
             taken[int(match[1])] = match[2]
     own = sorted(number for number, other in taken.items() if other == name)
@@ -162,15 +180,12 @@ def _choose_folder(conversion: Conversion, target: Target) -> Path:
     return folder
 
 
-def _load_own_record(folder: Path, building: Path, conversion: Conversion) -> Record:
+def _load_own_record(found: Path, conversion: Conversion) -> Record:
     """The record of an earlier run; an error if the folder is not one of this conversion's."""
-    if folder.exists() and building.exists():
-        raise UsageError(f"{building}: left over beside the finished {folder.name}; remove it")
-    found = next((path for path in (folder, building) if path.exists()), None)
-    if found is None:
+    if not found.exists():
         return Record()
     if not (found / RECORD_NAME).is_file():
-        if found == building and not any(found.iterdir()):
+        if found.name.startswith(_BUILDING) and not any(found.iterdir()):
             return Record()
         raise UsageError(
             f"{found}: exists and was not written by autoreg_convert_dataset; choose another "
@@ -192,12 +207,26 @@ def _load_own_record(folder: Path, building: Path, conversion: Conversion) -> Re
     return record
 
 
+def _changed(folder: Path, record: Record, lost: set[str]) -> tuple[str, ...]:
+    """The files that people changed; an error if one of them would be overwritten or removed."""
+    changed = changed_by_hand(folder, record)
+    endangered = [name for name in changed if name in lost]
+    if endangered:
+        more = f" and {len(endangered) - 1} more" if len(endangered) > 1 else ""
+        raise UsageError(
+            f"{folder / endangered[0]}{more}: changed since it was written, and the conversion "
+            "would now write another or remove it; move it elsewhere, convert again, and put your "
+            "change back"
+        )
+    return tuple(changed)
+
+
 def _remove(folder: Path, names: list[str], record: Record) -> None:
     for left_over in folder.rglob(f"{_PARTIAL}*"):
         left_over.unlink()
     for name in names:
         (folder / name).unlink()
-        record.files.pop(name, None)
+        record.forget(name)
 
 
 def _write_all(items: list[Item], folder: Path, record: Record, target: Target) -> None:
@@ -205,16 +234,18 @@ def _write_all(items: list[Item], folder: Path, record: Record, target: Target) 
     # Links take no time worth a bar.
     for item in tqdm(published, "copying", disable=not (target.progress and target.copy)):
         _place(item, folder, target.copy)
-        record.files[item.target] = signature(item.content)
+        record.note(item, folder)
     save_record(record, folder / RECORD_NAME)
-    made = {i.target: i.content for i in items if isinstance(i.content, Made)}
-    tasks = [(name, _Task(folder / name, content)) for name, content in made.items()]
+    made = {item.target: item for item in items if isinstance(item.content, Made)}
+    tasks = [
+        (n, _Task(folder / n, i.content)) for n, i in made.items() if isinstance(i.content, Made)
+    ]
     workers = choose_workers(len(tasks), _BYTES_PER_TASK, target.workers)
     shown = target.progress and bool(tasks)
     done = map_cases(_make, tasks, workers=workers, title="converting", progress=shown)
     for name, _ in done:
         # Saved at once: computing again what a killed run had done costs more than this.
-        record.files[name] = signature(made[name])
+        record.note(made[name], folder)
         save_record(record, folder / RECORD_NAME)
 
 

@@ -160,8 +160,9 @@ class PairWorker:
 
     def _modality_notes(self, pair: PairFiles, fixed: Volume, moving: Volume) -> tuple[str, ...]:
         plan = self.predictor.plan
-        of_fixed = pair.fixed_modalities or plan.fixed_modalities
-        of_moving = pair.moving_modalities or plan.moving_modalities
+        known = self.predictor.known_modalities
+        of_fixed = known(pair.fixed_modalities) or plan.fixed_modalities
+        of_moving = known(pair.moving_modalities) or plan.moving_modalities
         return (
             *modality_notes("fixed", fixed, of_fixed, plan),
             *modality_notes("moving", moving, of_moving, plan),

@@ -15,11 +15,11 @@ from autoreg.command import (
     whole_number,
 )
 from autoreg.errors import UsageError
+from autoreg.evaluation.cli import PROTOCOLS
 from autoreg.inference.choices import IO_OPTIMISED, PRESETS
 from autoreg.inference.cli import add_model_flags, add_split_flag
+from autoreg.io.atomic import locked_folder
 from autoreg.paths import Paths, resolve_paths
-
-PROTOCOLS = ("plain", "lumir", "learn2reg")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,8 +77,8 @@ def _add_setting_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from autoreg.inference.compare_io import compare_io
-    from autoreg.inference.compare_io_report import write_comparison
+    from autoreg.inference.compare_io import compare_io, prepare
+    from autoreg.inference.compare_io_report import PAGE_FILE, write_comparison
     from autoreg.inference.compare_io_settings import CompareRequest, settings_of
     from autoreg.inference.models import ModelRequest, choose_model
 
@@ -102,8 +102,16 @@ def _compare(arguments: argparse.Namespace) -> int:
         skip_complete=arguments.continue_,
         discard_fields=arguments.discard_fields,
     )
-    comparison = compare_io(request, resolve_device(arguments.device))
-    text, drawn = write_comparison(comparison)
+    begun = (request.output / PAGE_FILE).exists() or any(request.output.glob("*/*/scores_*.json"))
+    if begun and not request.skip_complete:
+        raise UsageError(
+            f"{request.output}: holds a comparison; --continue keeps what is done and adds to it; "
+            "to do all anew, name another folder or remove this one"
+        )
+    prepared = prepare(request, resolve_device(arguments.device))
+    with locked_folder(request.output, wait=False):
+        comparison = compare_io(prepared)
+        text, drawn = write_comparison(comparison)
     sys.stdout.write(f"{text}\nreports: {request.output}\n")
     return 0 if drawn and not comparison.failures else EXIT_BAD_INPUT
 

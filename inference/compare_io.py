@@ -19,6 +19,7 @@ from autoreg.inference.pairs_file import PairFiles
 from autoreg.inference.result import is_complete
 from autoreg.io.atomic import require_writable
 from autoreg.io.result import Result, read_result
+from autoreg.plan import intensity_name
 from autoreg.training.model_folder import find_checkpoint, load_network
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Comparison:
     Attributes:
         request: What was asked for.
         checkpoint: The weights.
-        device: Where it was computed.
+        device: Where this run computed; results that it kept may be from another one.
         pairs: All pairs, in the order of their source.
         scored: By the name of the setting, then by the name of the pair.
         failures: What is missing in `scored`.
@@ -87,12 +88,27 @@ class Comparison:
         return tuple(case for case in cases if all(case in self.scored[name] for name in names))
 
 
-def compare_io(request: CompareRequest, device: torch.device) -> Comparison:
-    """Predict and score every pair in every setting, one setting after the other.
+@dataclass(frozen=True)
+class PreparedComparison:
+    """What is compared, after everything that can be checked beforehand.
 
-    A pair is scored right after its prediction, in the same process, so that the prediction times
-    are those of a machine without other work. Nothing is lost when the process is killed: pairs
-    that are predicted and scored are kept by `skip_complete`.
+    Attributes:
+        request: What was asked for.
+        device: Where to compute.
+        scorer: By the rules of the request.
+        pairs: All pairs, in the order of their source.
+        checkpoint: The weights.
+    """
+
+    request: CompareRequest
+    device: torch.device
+    scorer: Scorer
+    pairs: tuple[PairFiles, ...]
+    checkpoint: Path
+
+
+def prepare(request: CompareRequest, device: torch.device) -> PreparedComparison:
+    """Look whether a comparison can be done; nothing is written.
 
     Args:
         request: What to compare.
@@ -104,23 +120,42 @@ def compare_io(request: CompareRequest, device: torch.device) -> Comparison:
     scorer = make_scorer(request.protocol, request.labels, device)
     pairs = find_pairs(request.source, request.split)
     checkpoint = find_checkpoint(request.model, request.fold, request.checkpoint)
-    _check_settings(request)
+    _check_settings(request, pairs)
+    return PreparedComparison(request, device, scorer, tuple(pairs), checkpoint.absolute())
+
+
+def compare_io(prepared: PreparedComparison) -> Comparison:
+    """Predict and score every pair in every setting, one setting after the other.
+
+    The output folder has to be locked meanwhile: two processes would take each other's results
+    for earlier ones. A pair is scored right after its prediction, in the same process, so that the
+    prediction times are those of a machine without other work. Nothing is lost when the process is
+    killed: pairs that are predicted and scored are kept by `skip_complete`.
+
+    Args:
+        prepared: By `prepare`.
+
+    Raises:
+        UsageError: if the output folder cannot be written to.
+    """
+    request, pairs = prepared.request, prepared.pairs
     require_writable(request.output)
     scored: dict[str, dict[str, ScoredPair]] = {}
     failures: list[FailedPair] = []
     for number, setting in enumerate(request.settings, 1):
         logger.info("setting %d of %d: %s", number, len(request.settings), setting.title)
         left = len(pairs) * (len(request.settings) - number + 1)
-        run = _Run(request, setting, scorer, left, {}, {})
+        run = _Run(request, setting, prepared.scorer, left, {}, {})
         report = predict_all(
-            predict_request(request, setting), device, PairHooks(run.is_done, run.after)
+            predict_request(request, setting), prepared.device, PairHooks(run.is_done, run.after)
         )
         failures += run.failed(report.failed)
         scored[setting.name] = run.scored
-    return Comparison(request, checkpoint.absolute(), str(device), pairs, scored, tuple(failures))
+    device = str(prepared.device)
+    return Comparison(request, prepared.checkpoint, device, pairs, scored, tuple(failures))
 
 
-def _check_settings(request: CompareRequest) -> None:
+def _check_settings(request: CompareRequest, pairs: Sequence[PairFiles]) -> None:
     """Refuse what the model cannot do before hours of work, not after."""
     plan = load_network(request.model, request.fold, request.checkpoint).plan
     problems: dict[str, str] = {}
@@ -130,6 +165,13 @@ def _check_settings(request: CompareRequest) -> None:
             replace(plan, instance_optimisation=choice.applied(plan.instance_optimisation))
         except AutoregError as error:
             problems.setdefault(f"--optimised {setting.optimised}", str(error))
+    for pair in pairs:
+        for name in (*(pair.fixed_modalities or ()), *(pair.moving_modalities or ())):
+            if intensity_name(name, plan.intensity) is None:
+                problems[f'modality "{name}" of {pair.case}'] = (
+                    f"the model scales {', '.join(plan.intensity)} alone; name a model of this "
+                    "data set with -m or --config"
+                )
     if problems:
         lines = [f"{flag}: {problem}" for flag, problem in problems.items()]
         raise UsageError("\n".join(lines))

@@ -11,11 +11,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from autoreg.evaluation.paired import FEWEST, paired_difference
+from autoreg.evaluation.paired import FEWEST
 from autoreg.evaluation.report import counted
 from autoreg.inference.compare_io import Comparison
 from autoreg.inference.compare_io_settings import NO_IO, Setting
-from autoreg.inference.compare_io_table import Column, mean_of, shown_columns, values_of
+from autoreg.inference.compare_io_table import (
+    Column,
+    difference_of,
+    mean_of,
+    shown_columns,
+    values_of,
+)
 from autoreg.io.atomic import atomic_path
 from autoreg.io.result import TRACE_FILE
 
@@ -107,7 +113,7 @@ def _point(
         return float("nan"), (0.0, 0.0)
     if NO_IO not in comparison.settings:
         return level, (0.0, 0.0)
-    found = paired_difference(values, values_of(comparison, NO_IO, column.key))
+    found = difference_of(comparison, setting, NO_IO, column.key)
     if found.pairs < FEWEST:  # an interval of two pairs would say nothing and dwarf the curves
         return level, (0.0, 0.0)
     reach = column.scale * (found.high - found.low) / 2
@@ -136,7 +142,9 @@ def conflict_figure(comparison: Comparison, path: Path) -> bool:
         share = 100 * conflict_share(comparison, setting)
         steps = np.arange(1, len(share) + 1)
         axes.plot(steps, share, f"{_COLOURS[optimised]}.", markersize=3, alpha=0.4)
-        axes.plot(steps, _smooth(share), _COLOURS[optimised], label=f"IO-GP, {optimised}")
+        among = 2 * _reach(share) + 1
+        label = f"IO-GP, {optimised} (mean of {among} steps)"
+        axes.plot(steps, _smooth(share), _COLOURS[optimised], label=label)
     axes.set_ylim(-3, 103)
     axes.set_ylabel("pairs with a conflict [%]")
     axes.legend(fontsize="small")
@@ -163,9 +171,13 @@ def _conflicts(folder: Path) -> list[int]:
         return [int(row["conflict"]) for row in csv.DictReader(file)]
 
 
+def _reach(values: NDArray[np.float64]) -> int:
+    return len(values) // 20
+
+
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over a tenth of the values around each; fewer at both ends."""
-    reach = max(1, len(values) // 20)
+    reach = _reach(values)
     return np.array([values[max(0, i - reach) : i + reach + 1].mean() for i in range(len(values))])
 
 

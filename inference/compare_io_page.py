@@ -1,7 +1,7 @@
 """The page of a comparison: table, tests, what was left out, commands by hand (Markdown)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +9,20 @@ import numpy as np
 from autoreg.evaluation.predictions import find_cases
 from autoreg.evaluation.report import counted
 from autoreg.inference.compare_io import Comparison
+from autoreg.inference.compare_io_lost import lost_notes
 from autoreg.inference.compare_io_settings import NO_IO, Setting, commands_by_hand
 from autoreg.inference.compare_io_table import (
     ACCURACY,
     Column,
     PairedTest,
     conflicts_of,
+    devices_of,
     mean_of,
     seconds_of,
     shown_columns,
     steps_of,
     values_of,
+    versions_of,
 )
 
 _ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
@@ -52,9 +55,18 @@ def _context(comparison: Comparison) -> str:
         f"* weights: {comparison.checkpoint}",
         f"* scored by: `autoreg_evaluate --protocol {request.protocol}`"
         + (f" `--labels {request.labels}`" if request.labels else ""),
-        f"* device: {comparison.device}",
+        f"* {_told('device', devices_of(comparison))}",
+        f"* {_told('versions', versions_of(comparison))}",
     ]
     return "\n".join(lines)
+
+
+def _told(what: str, found: Mapping[str, Sequence[str]]) -> str:
+    """What the results say they were computed on or with; the settings where that differs."""
+    if len(found) == 1:
+        return f"{what}: {next(iter(found))}"
+    parts = [f"{text} (in {', '.join(settings)})" for text, settings in found.items()]
+    return f"{what}, which DIFFER between the pairs: " + "; ".join(parts)
 
 
 def _table(comparison: Comparison) -> str:
@@ -76,7 +88,8 @@ def _table(comparison: Comparison) -> str:
         f"{counted(len(comparison.common), 'pair')}; ↑ higher is better, ↓ lower is better. NDV: "
         "non-diffeomorphic volume. IO: both gradients added up; IO-GP: one projected on a "
         "conflict. Conflicts: share of the steps, which plain IO does not look at. Time: "
-        "wall-clock seconds of a pair's registration on this device, without reading and writing."
+        "wall-clock seconds of a pair's registration on the device above, without reading and "
+        "writing."
     )
     return "\n".join([*markdown(rows), "", legend])
 
@@ -106,7 +119,7 @@ def _spread(values: Sequence[float], spec: str) -> str:
 
 def _notes(comparison: Comparison) -> list[str]:
     notes = [*_nothing_known(comparison), *_shared_images(comparison), *_early(comparison)]
-    notes += _left_out(comparison)
+    notes += [*lost_notes(comparison), *_left_out(comparison), *_several_devices(comparison)]
     return ["\n".join(f"* {note}" for note in notes)] if notes else []
 
 
@@ -147,6 +160,16 @@ def _early(comparison: Comparison) -> list[str]:
     return notes
 
 
+def _several_devices(comparison: Comparison) -> list[str]:
+    if len(devices_of(comparison)) == 1:
+        return []
+    note = (
+        "The pairs were not all predicted on one device, so that no time is given; "
+        "compare_io_pairs.csv has the seconds and the device of each."
+    )
+    return [note]
+
+
 def _left_out(comparison: Comparison) -> list[str]:
     notes = [
         f"{setting.title}: failed on every pair and is left out."
@@ -167,12 +190,15 @@ def _left_out(comparison: Comparison) -> list[str]:
 
 def _tests_text(comparison: Comparison) -> str:
     reference = "no IO" if NO_IO in comparison.settings else "nothing"
+    plain = comparison.request.protocol == "plain"
+    of_both = " HD95 is compared over the labels that both settings kept." if plain else ""
     return (
         f"Each setting against {reference}, and IO-GP against IO with the same steps and "
         "parameters, over the same pairs: mean difference (the first minus the second) with its "
         "95 % confidence interval (Student's t), Wilcoxon's signed-rank test, two-sided, and its "
         "p value by Holm over all comparisons of the same metric. Below 6 pairs there is no test. "
-        f'"better" and "worse" stand where Holm\'s p is below {_LEVEL}.'
+        f'"better" and "worse" stand where Holm\'s p is below {_LEVEL}, and nothing is infinite or '
+        "undefined that one of the two lost." + of_both
     )
 
 
@@ -217,6 +243,9 @@ def _verdict(test: PairedTest, p: float) -> str:
     # Wilcoxon's test is one of ranks: the mean may have the other sign, and then nothing is said.
     if p >= _LEVEL or test.column.better == "neither":
         return ""
+    # Settings that lose hard labels must not win by the pairs that are left.
+    if test.difference.undefined:
+        return f"not judged: something lost in {counted(test.difference.undefined, 'pair')}"
     if test.difference.low <= 0 <= test.difference.high:
         return ""
     return "better" if (test.difference.mean > 0) == (test.column.better == "higher") else "worse"

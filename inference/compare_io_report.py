@@ -16,6 +16,7 @@ from autoreg.evaluation.scores import Failure
 from autoreg.evaluation.summary import summarise
 from autoreg.failures import FAILURES, reason_of
 from autoreg.inference.compare_io import Comparison
+from autoreg.inference.compare_io_lost import lost_labels
 from autoreg.inference.compare_io_page import page_text
 from autoreg.inference.compare_io_settings import Setting
 from autoreg.inference.compare_io_table import (
@@ -94,7 +95,7 @@ def settings_csv(comparison: Comparison) -> str:
     for column in columns:
         header += [f"{column.key}_mean", f"{column.key}_std"]
     header += ["conflict_rate_mean", "conflict_rate_std", "steps_taken_mean"]
-    header += ["register_seconds_mean", "register_seconds_std"]
+    header += ["register_seconds_mean", "register_seconds_std", "labels_lost"]
     failed = Counter(failure.setting for failure in comparison.failures)
     rows: list[list[Cell]] = []
     for s in comparison.settings:
@@ -107,7 +108,8 @@ def settings_csv(comparison: Comparison) -> str:
             row += [None, None] if mean is None else [mean.mean, mean.std]
         conflicts, seconds = conflicts_of(comparison, s), seconds_of(comparison, s)
         row += [*_spread(conflicts), float(np.mean(steps_of(comparison, s))), *_spread(seconds)]
-        rows.append(row)
+        scored = comparison.scored[s.name]
+        rows.append([*row, sum(len(lost_labels(scored[case])) for case in comparison.common)])
     return csv_text(header, rows)
 
 
@@ -120,7 +122,7 @@ def pairs_csv(comparison: Comparison) -> str:
     columns = all_columns(comparison.request.protocol)
     keys = [column.key for column in columns]
     header = ["setting", "case", "compared", *keys, "steps_taken", "stopped", "conflicts"]
-    header += ["seconds", "register_seconds", "failure"]
+    header += ["seconds", "register_seconds", "device", "labels_lost", "failure"]
     common, rows = set(comparison.common), list[list[Cell]]()
     reasons = {(f.setting, f.case): f.reason for f in comparison.failures}
     for setting in comparison.request.settings:
@@ -136,19 +138,23 @@ def pairs_csv(comparison: Comparison) -> str:
             projected = setting.mode == "gradient_projection"
             row += [io.steps if io else 0, io.stopped if io else None]
             row += [io.conflicts if io and projected else None]
-            rows.append([*row, scored.result.seconds, scored.result.stages.register, None])
+            result = scored.result
+            row += [result.seconds, result.stages.register, result.device]
+            rows.append([*row, len(lost_labels(scored)), None])
     return csv_text(header, rows)
 
 
 def tests_csv(tests: Sequence[PairedTest]) -> str:
     """One row per test, in stored units."""
-    header = ["metric", "setting", "reference", "pairs", "left_out", "mean_difference"]
+    header = ["metric", "setting", "reference", "pairs", "left_out", "undefined", "mean_difference"]
     header += ["ci95_low", "ci95_high", "p_wilcoxon", "p_holm", "untested"]
     rows: list[list[Cell]] = []
     for test in tests:
         d = test.difference
         row: list[Cell] = [test.column.key, test.setting.name, test.reference.name, d.pairs]
-        rows.append([*row, d.left_out, d.mean, d.low, d.high, d.p, test.p_holm, d.untested])
+        rows.append(
+            [*row, d.left_out, d.undefined, d.mean, d.low, d.high, d.p, test.p_holm, d.untested]
+        )
     return csv_text(header, rows)
 
 

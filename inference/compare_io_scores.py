@@ -17,7 +17,7 @@ from autoreg.inference.compare_io_settings import ProtocolChoice
 from autoreg.io.records import from_plain, load_json, save_record, to_plain
 from autoreg.io.result import TRACE_FILE, WARPED_LANDMARKS_FILE, read_result
 
-SCORES_FORMAT = 1
+SCORES_FORMAT = 2
 _NUMBER = "number"
 
 

@@ -1,6 +1,6 @@
 """The numbers of a comparison: columns, means over the common pairs, paired tests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +9,7 @@ from autoreg.evaluation.protocols import PROTOCOLS, RefereeMetric
 from autoreg.evaluation.referee_summary import referee_statistic
 from autoreg.evaluation.summary import METRICS, Metric, statistic
 from autoreg.inference.compare_io import Comparison, ScoredPair
+from autoreg.inference.compare_io_lost import HD95_OF_FINITE, hd95_of_both
 from autoreg.inference.compare_io_settings import NO_IO, ProtocolChoice, Setting
 
 Values = list[float | None]
@@ -17,7 +18,7 @@ Values = list[float | None]
 _SHOWN: dict[ProtocolChoice, tuple[str, ...]] = {
     "plain": ("dice", "hd95_mm", "tre_mean_mm", "lncc", "ndv_fraction", "sdlogj_plus3"),
     "lumir": ("dice", "hd95_vox", "tre_vox", "ndv_moving_fraction"),
-    "learn2reg": ("dice", "hd95_vox", "tre_mm", "sdlogj_plus3", "ndv_fraction"),
+    "learn2reg": ("dice", "hd95_vox", "tre_lm_mm", "tre_kp_mm", "sdlogj_plus3", "ndv_fraction"),
 }
 # Per cent where a ratio is small or usual in per cent.
 _PERCENT = ("dice", "ndv_")
@@ -137,8 +138,36 @@ def mean_of(protocol: ProtocolChoice, key: str, values: Sequence[float | None]) 
 
 
 def seconds_of(comparison: Comparison, setting: Setting) -> list[float]:
-    """Wall-clock seconds of the registration of each common pair, without reading and writing."""
+    """Wall-clock seconds of the registration of each common pair, without reading and writing.
+
+    Empty where the pairs of the comparison were not all predicted on one device: earlier pairs are
+    kept, whatever they were computed on, and their times cannot be compared.
+    """
+    if len(devices_of(comparison)) > 1:
+        return []
     return [_pair(comparison, setting, case).result.stages.register for case in comparison.common]
+
+
+def devices_of(comparison: Comparison) -> dict[str, tuple[str, ...]]:
+    """Where the compared pairs were predicted, each device with the names of its settings."""
+    return _told_of(comparison, lambda pair: pair.result.device)
+
+
+def versions_of(comparison: Comparison) -> dict[str, tuple[str, ...]]:
+    """What the compared pairs were predicted with, as "autoreg 0.1, torch 2.9", likewise."""
+    return _told_of(
+        comparison, lambda pair: ", ".join(f"{k} {v}" for k, v in pair.result.versions.items())
+    )
+
+
+def _told_of(
+    comparison: Comparison, tell: Callable[[ScoredPair], str]
+) -> dict[str, tuple[str, ...]]:
+    found: dict[str, dict[str, None]] = {}
+    for setting in comparison.settings:
+        for case in comparison.common:
+            found.setdefault(tell(_pair(comparison, setting, case)), {})[setting.name] = None
+    return {text: tuple(names) for text, names in found.items()}
 
 
 def conflicts_of(comparison: Comparison, setting: Setting) -> list[float]:
@@ -169,17 +198,24 @@ def tests_of(comparison: Comparison, columns: Sequence[Column]) -> tuple[PairedT
 def _tests_of_metric(comparison: Comparison, column: Column) -> list[PairedTest]:
     couples = _couples(comparison.settings)
     differences = [
-        paired_difference(
-            values_of(comparison, setting, column.key),
-            values_of(comparison, reference, column.key),
-        )
-        for setting, reference in couples
+        difference_of(comparison, setting, reference, column.key) for setting, reference in couples
     ]
     corrected = holm([difference.p for difference in differences])
     return [
         PairedTest(column, *couple, difference, p)
         for couple, difference, p in zip(couples, differences, corrected, strict=True)
     ]
+
+
+def difference_of(
+    comparison: Comparison, setting: Setting, reference: Setting, key: str
+) -> PairedDifference:
+    """One metric of two settings over the common pairs, `setting` minus `reference`."""
+    if comparison.request.protocol == "plain" and key == HD95_OF_FINITE:
+        return paired_difference(*hd95_of_both(comparison, setting, reference))
+    return paired_difference(
+        values_of(comparison, setting, key), values_of(comparison, reference, key)
+    )
 
 
 def _couples(settings: Sequence[Setting]) -> list[tuple[Setting, Setting]]:

@@ -1,5 +1,6 @@
 """Predictions as the displacement files that LUMIR and Learn2Reg take, complete and zipped."""
 
+import shutil
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from autoreg.evaluation.predictions import PredictedPair, find_cases, read_predi
 from autoreg.evaluation.referee_field import index_displacement
 from autoreg.evaluation.report import counted
 from autoreg.inference.submission_pairs import Wanted, WantedPair, image_stem
-from autoreg.io.atomic import atomic_path, require_writable
+from autoreg.io.atomic import atomic_path, locked_folder, require_writable
 from autoreg.io.image_headers import read_grid
 from autoreg.io.images import require_grid
 from autoreg.io.learn2reg_transforms import write_learn2reg
@@ -22,6 +23,7 @@ from autoreg.io.result import DISPLACEMENT_FILE
 from autoreg.io.transforms import read_displacement
 
 _SHOWN = 5
+_HIDDEN = ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,33 @@ def export_submission(
     sources = _match(predictions, wanted)
     _require_free(output, wanted)
     require_writable(output)
-    for source in tqdm(sources, "exporting", unit="pair"):
-        _export(source, output / source.wanted.file)
-    _check_files(output, sources, wanted)
-    files = counted(len(sources), "displacement")
-    if not zipped:
-        return f"{output}: {files} by the rule of {wanted.task}"
     archive = output.with_name(f"{output.name}.zip")
-    _zip(archive, [output / source.wanted.file for source in sources])
+    with locked_folder(output, wait=False):
+        _write(sources, output, wanted, archive)
+        files = counted(len(sources), "displacement")
+        if not zipped:
+            return f"{output}: {files} by the rule of {wanted.task}"
+        _zip(archive, [output / source.wanted.file for source in sources])
     return f"{output}: {files} by the rule of {wanted.task}; zipped: {archive}"
+
+
+def _write(sources: Sequence[_Source], output: Path, wanted: Wanted, archive: Path) -> None:
+    """Write and check all files in a hidden folder, then let them replace an earlier export.
+
+    What goes wrong before that leaves the earlier files and their zip file as they were.
+    """
+    hidden = output / _HIDDEN
+    shutil.rmtree(hidden, ignore_errors=True)  # of an export that was killed
+    hidden.mkdir()
+    try:
+        for source in tqdm(sources, "exporting", unit="pair"):
+            _export(source, hidden / source.wanted.file)
+        _check_files(hidden, sources, wanted)
+        archive.unlink(missing_ok=True)  # of the files that are replaced now
+        for source in sources:
+            (hidden / source.wanted.file).replace(output / source.wanted.file)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _match(predictions: Path, wanted: Wanted) -> tuple[_Source, ...]:
@@ -142,7 +162,7 @@ def _require_free(output: Path, wanted: Wanted) -> None:
     """Refuse a folder with files that would not belong to the submission."""
     if not output.is_dir():
         return
-    names = {pair.file for pair in wanted.pairs}
+    names = {_HIDDEN, *(pair.file for pair in wanted.pairs)}
     foreign = sorted(path.name for path in output.iterdir() if path.name not in names)
     if foreign:
         raise UsageError(

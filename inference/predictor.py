@@ -14,7 +14,7 @@ from autoreg.geometry.transforms import Composite
 from autoreg.geometry.volume import Kind, Volume
 from autoreg.inference.registered_pair import Image, RegisteredPair, as_volume
 from autoreg.networks.base import RegistrationNetwork
-from autoreg.plan import InstanceOptimisationPlan, Plan
+from autoreg.plan import InstanceOptimisationPlan, Plan, intensity_name
 from autoreg.registration.field_from_network import Refinement, register_from
 from autoreg.registration.instance_optimisation import TraceStep
 from autoreg.registration.prepare import Prepared, prepare
@@ -192,19 +192,22 @@ class Predictor:
         return replace(found, refinement=refinement)
 
     def known_modalities(self, given: Sequence[str] | None) -> tuple[str, ...]:
-        """The given modalities, if the plan knows how to scale each of them.
+        """The given modalities by the names under which the plan scales them.
 
         Raises:
             PlanError: for an unknown one.
         """
+        names = []
         for name in given or ():
-            if name not in self.plan.intensity:
+            known = intensity_name(name, self.plan.intensity)
+            if known is None:
                 raise PlanError(
                     f'modality "{name}": the plan of this model has no intensity scheme for it; '
                     "say which one is meant with --fixed-modality and --moving-modality; "
                     f"{did_you_mean(name, self.plan.intensity)}"
                 )
-        return tuple(given or ())
+            names.append(known)
+        return tuple(names)
 
     def _prepared(
         self, name: str, image: Volume, modalities: Sequence[str], mask: Image | None

@@ -76,7 +76,9 @@ def wanted_pairs(dataset: Path, task: Task | None, split: Split) -> Wanted:
         )
     data = read_dataset_json(file, problems)
     description = Description(data, str(file), problems)
-    key = next((key for key in _KEYS[split] if key in data), _KEYS[split][0])
+    # Descriptions may carry an empty list of one name beside a filled one of the other.
+    keys = _KEYS[split]
+    key = next((k for k in keys if data.get(k)), next((k for k in keys if k in data), keys[0]))
     entries = description.pairs(key)
     shape = _shape(description)
     name = description.text("name", "")

@@ -1,5 +1,9 @@
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +81,42 @@ def test_workers_by_processors_cases_and_memory(
     monkeypatch.setattr(parallel, "memory_available_bytes", lambda: free)
     monkeypatch.setattr(parallel, "cpu_count", lambda: processors)
     assert choose_workers(tasks, size) == expected
+
+
+KILLED = """
+import os, signal, sys
+from autoreg.parallel import worker_pool
+
+def main():
+    pool = worker_pool(2)
+    print(*{pool.submit(os.getpid).result() for _ in range(4)}, flush=True)
+    pool.submit(__import__("time").sleep, 60)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    with (tmp_path / "out").open("w") as output:
+        subprocess.run([sys.executable, str(script)], stdout=output, check=False)
+    workers = [int(pid) for pid in (tmp_path / "out").read_text().split()]
+    assert workers
+    deadline = time.monotonic() + 20
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(is_running, workers))
+
+
+def is_running(process):
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_the_user_decides_about_workers():

@@ -64,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="with lumir, learn2reg: the labels of Dice and HD95, e.g. 1-35 (default: lumir's 133; "
         "learn2reg: those that the data set names)",
     )  # fmt: skip
+    parser.add_argument(
+        "--masked", action=argparse.BooleanOptionalAction,
+        help="with learn2reg: SDlogJ inside the fixed image's mask, or in the whole grid (default: "
+        "as the task's referee, by the images' names; tasks that are not known: whole grid)",
+    )  # fmt: skip
     add_device_flag(parser)
     return run_command(_evaluate, parser.parse_args(argv))
 
@@ -92,6 +97,10 @@ def _refuse_idle_flags(arguments: argparse.Namespace) -> None:
     for flag, value in (
         ("--ground-truth", plain and arguments.ground_truth is not None),
         ("--labels", plain and arguments.labels is not None),
+        (
+            "--masked" if arguments.masked else "--no-masked",
+            arguments.protocol != "learn2reg" and arguments.masked is not None,
+        ),
         ("--no-figures", not plain and arguments.no_figures),
     ):
         if value:
@@ -124,7 +133,7 @@ def _by_protocol(arguments: argparse.Namespace, device: "torch.device", output: 
     if arguments.ground_truth is not None:
         require_ground_truth(arguments.ground_truth)
     labels = None if arguments.labels is None else parse_labels(arguments.labels)
-    job = RefereeJob(arguments.protocol, device, arguments.ground_truth, labels)
+    job = RefereeJob(arguments.protocol, device, arguments.ground_truth, labels, arguments.masked)
     summary = evaluate_by_protocol(arguments.predictions, job, arguments.workers)
     files = write_referee_reports(summary, output)
     print(referee_table(summary))

@@ -11,11 +11,12 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
+from autoreg.errors import DataError, UsageError
 from autoreg.evaluation.case import PairImages, evaluate_case, load_images
 from autoreg.evaluation.predictions import find_cases, read_prediction
 from autoreg.evaluation.protocols import PROTOCOLS, ProtocolName
 from autoreg.evaluation.referee_case import score_case
-from autoreg.evaluation.referee_files import files_of, with_ground_truth
+from autoreg.evaluation.referee_files import files_of, fits, with_ground_truth
 from autoreg.evaluation.referee_scores import RefereeCase, RefereeSummary
 from autoreg.evaluation.referee_summary import referee_summary
 from autoreg.evaluation.scores import CaseScores, Failure, Summary
@@ -71,12 +72,14 @@ class RefereeJob:
         ground_truth: Folder of labels, masks and landmarks in the challenges' layout; None: those
             that the predictions name.
         labels: In place of the protocol's list of labels.
+        masked: Whether SDlogJ is taken inside the fixed image's mask; None: as the task's referee.
     """
 
     protocol: ProtocolName
     device: torch.device
     ground_truth: Path | None = None
     labels: tuple[int, ...] | None = None
+    masked: bool | None = None
 
 
 def evaluate_by_protocol(predictions: Path, job: RefereeJob, workers: int = 1) -> RefereeSummary:
@@ -90,11 +93,32 @@ def evaluate_by_protocol(predictions: Path, job: RefereeJob, workers: int = 1) -
         workers: Pairs at a time, each in its own process.
 
     Raises:
-        UsageError: if the folder holds no predictions.
+        UsageError: if the folder holds no predictions, or the ground truth no file of any of them.
     """
+    if job.ground_truth is not None:
+        _require_fitting(predictions, job.ground_truth)
     cases, failures = _all(predictions, partial(score_folder, job=job), workers)
     protocol = PROTOCOLS[job.protocol]
     return referee_summary(str(predictions.absolute()), protocol, job.labels, cases, failures)
+
+
+def _require_fitting(predictions: Path, ground_truth: Path) -> None:
+    """Refuse a ground truth of other images than the predictions'."""
+    images: list[str] = []
+    for folder in find_cases(predictions):
+        try:
+            files = files_of(read_prediction(folder))
+        except DataError:
+            continue  # becomes a failure when it is scored
+        if fits(files, ground_truth):
+            return
+        images += [files.fixed.name, files.moving.name]
+    if images:
+        raise UsageError(
+            f"--ground-truth {ground_truth}: holds no file of any predicted pair; expected files "
+            f"named like the images, such as {images[0]} or {images[1]}, in its folders labels*, "
+            "masks*, landmarks* or keypoints*"
+        )
 
 
 def score_folder(folder: Path, job: RefereeJob) -> RefereeCase | Failure:
@@ -103,7 +127,8 @@ def score_folder(folder: Path, job: RefereeJob) -> RefereeCase | Failure:
         files = files_of(read_prediction(folder))
         if job.ground_truth is not None:
             files = with_ground_truth(files, job.ground_truth)
-        return score_case(files, PROTOCOLS[job.protocol], job.labels, job.device)
+        protocol = PROTOCOLS[job.protocol]
+        return score_case(files, protocol, job.labels, job.device, masked=job.masked)
     except FAILURES as error:
         return Failure(folder.name, reason_of(error, str(folder), _MORE_MEMORY))
 

@@ -18,6 +18,8 @@ class PairedDifference:
     Attributes:
         pairs: With a finite value on both sides; all that follows is about these.
         left_out: The others.
+        undefined: Those of the others that have an infinite or undefined value, as lost labels and
+            landmarks have; the rest are pairs to which the metric does not apply.
         mean: Mean difference; NaN without pairs.
         low: Lower end of its 95 % confidence interval (Student's t); NaN below two pairs.
         high: Upper end.
@@ -27,6 +29,7 @@ class PairedDifference:
 
     pairs: int
     left_out: int
+    undefined: int
     mean: float
     low: float
     high: float
@@ -61,7 +64,11 @@ def paired_difference(
     unequal = differences[differences != 0]
     untested = _why_not(count, len(unequal))
     p = None if untested else float(stats.wilcoxon(unequal).pvalue)
-    return PairedDifference(count, len(table) - count, mean, low, high, p, untested)
+    left_out = len(table) - count
+    undefined = left_out - sum(
+        one is None or other is None for one, other in zip(values, reference, strict=True)
+    )
+    return PairedDifference(count, left_out, undefined, mean, low, high, p, untested)
 
 
 def _why_not(count: int, unequal: int) -> str:

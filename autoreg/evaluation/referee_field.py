@@ -14,7 +14,7 @@ from autoreg.geometry.grid import Geometry
 from autoreg.numerics.coordinates import slabs
 
 # Rounding of the two headers' matrices, not a shift: a coordinate of -1e-14 would lie outside.
-_DECIMALS = 10
+INDEX_DECIMALS = 10
 # Nodes of a slab; its float64 coordinates then stay near the processor's caches.
 _SLAB_NODES = 2**16
 
@@ -40,8 +40,8 @@ def index_displacement(
             f"a displacement on a grid of {fixed.shape} must be {(*fixed.shape, 3)}, found "
             f"{tuple(u_mm.shape)}"
         )
-    linear = moving.world_to_index[:3, :3].round(_DECIMALS)
-    between = (moving.world_to_index @ fixed.index_to_world - np.eye(4)).round(_DECIMALS)
+    linear = moving.world_to_index[:3, :3].round(INDEX_DECIMALS)
+    between = (moving.world_to_index @ fixed.index_to_world - np.eye(4)).round(INDEX_DECIMALS)
     axes = [np.arange(n, dtype=np.float64) for n in fixed.shape]
     u_vox = np.empty((3, *fixed.shape), np.float32)
     for a in range(3):

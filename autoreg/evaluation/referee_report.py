@@ -52,16 +52,32 @@ def _metric_table(protocol: Protocol, summary: RefereeSummary) -> str:
     for official, head in ((True, "reported by the referee"), (False, "beside it")):
         rows.append((head, "", "", "", ""))
         rows += [
-            _row(protocol.metrics[key], statistic)
+            _row(_title(key, protocol, summary), protocol.metrics[key], statistic)
             for key, statistic in summary.metrics.items()
             if statistic.official is official
         ]
     return "\n".join([title, *aligned(rows)])
 
 
-def _row(metric: RefereeMetric, found: RefereeStatistic) -> tuple[str, ...]:
+def _title(key: str, protocol: Protocol, summary: RefereeSummary) -> str:
+    """What a row is about; SDlogJ with its region, Dice and HD95 with labels that no list names."""
+    title = protocol.metrics[key].title
+    if key.startswith("sdlogj") and protocol.masked_tasks:
+        inside = sum(case.sdlogj_region == "mask" for case in summary.cases)
+        regions = ((inside, "inside the fixed mask"), (len(summary.cases) - inside, "whole grid"))
+        found = [(count, region) for count, region in regions if count]
+        if len(found) == 1:
+            return f"{title}, {found[0][1]}"
+        parts = [f"{counted(count, 'pair')} {region}" for count, region in found]
+        return f"{title}, {', '.join(parts)}"
+    if key in ("dice", "hd95_vox") and summary.label_list_from == "occurring":
+        return f"{title}, labels that occur"
+    return title
+
+
+def _row(name: str, metric: RefereeMetric, found: RefereeStatistic) -> tuple[str, ...]:
     unit = "%" if metric.percent else metric.unit
-    title = f"  {metric.title}{f' [{unit}]' if unit else ''} {_ARROWS[metric.better]}"
+    title = f"  {name}{f' [{unit}]' if unit else ''} {_ARROWS[metric.better]}"
     mean = _number(found.mean, metric)
     spread = mean if found.pairs == 1 else f"{mean} ± {_number(found.std, metric)}"
     quantile = f"{100 * found.quantile_level:.0f} %: {_number(found.quantile, metric)}"

@@ -10,7 +10,9 @@ from typing import Literal
 from autoreg.evaluation.protocols import ProtocolName
 from autoreg.evaluation.scores import Failure, LabelState
 
-REFEREE_FORMAT = 1
+REFEREE_FORMAT = 2
+
+LabelSource = Literal["protocol", "user", "data set", "occurring"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class RefereeCase:
         scores: By the keys of the protocol's metrics; None where one does not apply.
         sdlogj_region: Where SDlogJ was taken: inside the fixed image's "mask", or the "whole" grid.
         labels: Scores of each label of the protocol's list.
-        landmarks: Number of landmarks.
+        landmarks: Number of landmarks, key points included.
         notes: What was not evaluated, vanished or deserves a look.
     """
 
@@ -94,7 +96,9 @@ class RefereeSummary:
         protocol: Whose rules were followed.
         predictions: The folder that was evaluated.
         label_list: The labels of Dice and HD95 if one list holds for all pairs, else null.
-        label_list_official: Whether it is the protocol's own.
+        label_list_from: Whose list it is: the "protocol"'s, the "user"'s, the "data set"'s names of
+            structures, or none: the labels "occurring" in the maps. Null without labels.
+        sdlogj_region: As of all cases, or "mixed"; null without cases.
         metrics: By key; those that apply to no pair are left out.
         cases: Per pair.
         failures: Pairs that are not part of the statistics.
@@ -105,7 +109,8 @@ class RefereeSummary:
     protocol: ProtocolName
     predictions: str
     label_list: tuple[int, ...] | None
-    label_list_official: bool
+    label_list_from: LabelSource | None
+    sdlogj_region: Literal["mask", "whole", "mixed"] | None
     metrics: dict[str, RefereeStatistic]
     cases: tuple[RefereeCase, ...]
     failures: tuple[Failure, ...]

@@ -42,7 +42,8 @@ def scan_learn2reg(folder: Path, file: Path | None, data: Json, problems: list[P
     description = Description(data, str(file or folder), problems)
     description.check_misspelt(KEYS)
     paired = description.pairs("training_paired_images") or []
-    key = "registration_val" if "registration_val" in data else "validation"
+    # An empty list of one name must not hide a filled one of the other.
+    key = next((k for k in ("registration_val", "validation") if data.get(k)), "validation")
     validation = description.pairs(key) or []
     test_pairs = description.pairs("registration_test") or []
     listed = description.names("training")

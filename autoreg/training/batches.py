@@ -10,9 +10,6 @@ Here an error is caught in the worker and travels to the main process in place o
 
 import logging
 import multiprocessing
-import os
-import threading
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,13 +29,13 @@ from torch import Tensor
 
 from autoreg.errors import AutoregError, DataError
 from autoreg.io.cases import Pair
+from autoreg.parallel import end_with_parent
 from autoreg.planning.prepared import PreparedCase, load_prepared
 from autoreg.training.draws import Draws
 
 logger = logging.getLogger(__name__)
 
 CACHED_PER_WORKER = 2
-PARENT_CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class PairLoader(SlimDataLoaderBase):  # type: ignore[misc]
         if multiprocessing.parent_process() is not None:
             # Workers share the processors; besides, a forked OpenMP pool would hang.
             torch.set_num_threads(1)
-            threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+            end_with_parent()
 
     def generate_train_batch(self) -> dict[str, Any]:
         """The next batch of this worker, or its failure.
@@ -235,13 +232,6 @@ def _batches(augmenter: Iterator[dict[str, Any]]) -> Iterator[PairBatch]:
         if is_cycle:
             tensors |= {n.replace("fixed", "moving"): t.roll(-1, 0) for n, t in tensors.items()}
         yield PairBatch(pairs=batch["pairs"], is_cycle=is_cycle, **tensors)
-
-
-def _end_with_parent(parent: int) -> None:
-    """End this worker when its parent is gone: one killed by SIGKILL cannot end it."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_CHECK_SECONDS)
-    os._exit(1)
 
 
 def _failure(what: str, error: Exception) -> Failure:

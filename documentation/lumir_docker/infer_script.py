@@ -16,6 +16,7 @@ from autoreg.inference.cli import main_predict
 from autoreg.inference.cli_submission import main as export_submission
 
 DATASET, IMAGES, OUTPUT = Path("LUMIR_dataset.json"), Path("input"), Path("output")
+PAIR_LISTS = ("registration_val", "validation", "registration_test")
 # Further flags of autoreg_predict, such as "--io-steps", "50".
 PREDICTION = ("--model", "model")
 
@@ -34,7 +35,9 @@ def register(pair: dict[str, str], description: dict[str, Any], work: Path) -> P
     rows = [("fixed", "moving"), [(IMAGES / pair[role]).absolute() for role in ("fixed", "moving")]]
     with (work / "pairs.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(rows)
-    (work / "dataset.json").write_text(json.dumps({**description, "validation": [pair]}), "utf-8")
+    # The export takes registration_val first: the organisers' list must not stand beside the pair.
+    rest = {key: value for key, value in description.items() if key not in PAIR_LISTS}
+    (work / "dataset.json").write_text(json.dumps({**rest, "validation": [pair]}), "utf-8")
     predictions, files = work / "predictions", work / "files"
     if main_predict(["-i", str(work / "pairs.csv"), "-o", str(predictions), *PREDICTION]):
         return None

@@ -5,6 +5,7 @@ import os
 import tarfile
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from published_brains import content_of
@@ -133,6 +134,141 @@ def test_an_edited_description_is_kept_unless_the_conversion_changes(source, tmp
     assert "ball" in file.read_text()
     with pytest.raises(UsageError, match="was changed since it was written"):
         write_conversion(planned(source, "ab"), target)
+
+
+class TestChangedByHand:
+    """Files of a data set that somebody corrected after they were copied or computed."""
+
+    def test_a_corrected_copy_is_kept_and_told(self, source, tmp_path):
+        target = Target(tmp_path / "raw", copy=True)
+        folder = write_conversion(planned(source, "ab"), target).folder
+        mine = folder / "imagesTr/a_0000.nii.gz"
+        write_array(mine, blob(seed=99))
+        corrected = mine.read_bytes()
+        same = write_conversion(planned(source, "ab"), target)
+        assert (same.written, same.changed) == (0, ("imagesTr/a_0000.nii.gz",))
+        more = write_conversion(planned(source, "abc"), target)  # a further download
+        assert (more.kept, more.written) == (2, 1)
+        assert more.changed == ("imagesTr/a_0000.nii.gz",)
+        assert mine.read_bytes() == corrected
+        again = write_conversion(planned(source, "abc"), target)
+        assert again.changed == ("imagesTr/a_0000.nii.gz",)
+
+    @pytest.mark.parametrize("why", ["source changed", "links wanted", "no place"])
+    def test_it_is_never_overwritten_or_removed(self, source, tmp_path, why):
+        target = Target(tmp_path / "raw", copy=True)
+        folder = write_conversion(planned(source), target).folder
+        mine = folder / "imagesTr/a_0000.nii.gz"
+        write_array(mine, blob(seed=99))
+        corrected = mine.read_bytes()
+        if why == "source changed":
+            write_array(source / "a.nii.gz", blob(seed=5))
+        names = "bc" if why == "no place" else "abc"
+        other = Target(tmp_path / "raw", copy=why != "links wanted")
+        with pytest.raises(UsageError, match=r"a_0000\.nii\.gz: changed since"):
+            write_conversion(planned(source, names), other)
+        assert mine.read_bytes() == corrected
+        mine.unlink()  # as the message says
+        assert not write_conversion(planned(source, names), other).changed
+
+    def test_a_corrected_computed_file_is_not_overwritten_either(self, source, tmp_path):
+        target = Target(tmp_path / "raw", workers=1)
+        folder = write_conversion(planned(source, made="a"), target).folder
+        mine = folder / "imagesTr/a_0000.nii.gz"
+        write_array(mine, blob(seed=99))
+        corrected = mine.read_bytes()
+        same = write_conversion(planned(source, made="a"), target)
+        assert same.changed == ("imagesTr/a_0000.nii.gz",)
+        write_array(source / "a.nii.gz", blob(seed=5))
+        with pytest.raises(UsageError, match="changed since it was written"):
+            write_conversion(planned(source, made="a"), target)
+        assert mine.read_bytes() == corrected
+
+    def test_a_changed_source_is_copied_anew(self, source, tmp_path):
+        target = Target(tmp_path / "raw", copy=True)
+        folder = write_conversion(planned(source), target).folder
+        write_array(source / "a.nii.gz", blob(seed=5))
+        written = write_conversion(planned(source), target)
+        assert (written.kept, written.written, written.changed) == (2, 1, ())
+        copy = folder / "imagesTr/a_0000.nii.gz"
+        assert copy.read_bytes() == (source / "a.nii.gz").read_bytes()
+
+
+class TestUpdateThatFails:
+    """A finished data set stays under its name, as it is, until the new one is complete."""
+
+    def fails(self, source, tmp_path, copy=False):
+        """An update of a, b to a, b, c that fails at c; the folder and what it held before."""
+        target = Target(tmp_path / "raw", copy=copy, workers=1)
+        folder = write_conversion(planned(source, "ab", made="a"), target).folder
+        good = (source / "c.nii.gz").read_bytes()
+        (source / "c.nii.gz").write_bytes(b"no image")
+        before = {p: p.lstat().st_mtime_ns for p in folder.rglob("*") if not p.is_dir()}
+        wider = planned(source, "abc", made="ac")
+        with pytest.raises(DataError, match=r"c_0000\.nii\.gz"):
+            write_conversion(wider, target)
+        (source / "c.nii.gz").write_bytes(good)
+        return target, wider, folder, before
+
+    @pytest.mark.parametrize("copy", [False, True])
+    def test_the_finished_one_stays_and_the_next_run_completes(self, source, tmp_path, copy):
+        target, wider, folder, before = self.fails(source, tmp_path, copy)
+        after = {p: p.lstat().st_mtime_ns for p in folder.rglob("*") if not p.is_dir()}
+        assert after == before
+        written = write_conversion(wider, target)
+        assert (written.folder, written.kept, written.written) == (folder, 2, 1)
+        assert [case.name for case in read_dataset(folder).training] == ["a", "b", "c"]
+        assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+        made = folder / "imagesTr/a_0000.nii.gz"
+        assert made.stat().st_mtime_ns == before[made]
+        again = write_conversion(wider, target)
+        assert (again.kept, again.written, again.changed) == (3, 0, ())
+
+    def test_a_process_killed_between_the_two_renamings_loses_nothing(
+        self, source, tmp_path, monkeypatch
+    ):
+        target = Target(tmp_path / "raw", copy=True)
+        folder = write_conversion(planned(source, "ab"), target).folder
+        write_array(folder / "imagesTr/a_0000.nii.gz", blob(seed=99))
+        corrected = (folder / "imagesTr/a_0000.nii.gz").read_bytes()
+        genuine = Path.replace
+
+        def dying(self, place):
+            if self.name.startswith(".converting_"):
+                raise KeyboardInterrupt
+            return genuine(self, place)
+
+        monkeypatch.setattr(Path, "replace", dying)
+        with pytest.raises(KeyboardInterrupt):
+            write_conversion(planned(source), target)
+        monkeypatch.setattr(Path, "replace", genuine)
+        written = write_conversion(planned(source), target)
+        assert (written.folder, written.written) == (folder, 0)
+        assert written.changed == ("imagesTr/a_0000.nii.gz",)
+        assert (folder / "imagesTr/a_0000.nii.gz").read_bytes() == corrected
+        assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+    def test_where_there_are_no_hard_links_files_are_copied(self, source, tmp_path, monkeypatch):
+        def refusing(*_, **__):
+            raise PermissionError("no hard links here")
+
+        monkeypatch.setattr(os, "link", refusing)
+        target = Target(tmp_path / "raw", workers=1)
+        folder = write_conversion(planned(source, "ab", made="a"), target).folder
+        written = write_conversion(planned(source, made="a"), target)
+        assert (written.kept, written.written, written.changed) == (2, 1, ())
+        assert (folder / "imagesTr/b_0000.nii.gz").is_symlink()
+
+    def test_a_data_set_that_was_moved_and_linked_is_updated_where_it_lies(self, source, tmp_path):
+        target = Target(tmp_path / "raw")
+        folder = write_conversion(planned(source, "ab"), target).folder
+        (tmp_path / "disk").mkdir()
+        folder.rename(tmp_path / "disk" / "letters")
+        folder.symlink_to(tmp_path / "disk" / "letters")
+        written = write_conversion(planned(source), target)
+        assert (written.folder, written.kept, written.written) == (folder, 2, 1)
+        assert folder.is_symlink()
+        assert len(read_dataset(tmp_path / "disk" / "letters").training) == 3
 
 
 def test_problems_are_told_at_once_and_nothing_is_written(source, tmp_path):

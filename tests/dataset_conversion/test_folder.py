@@ -9,8 +9,9 @@ from raw_datasets import blob, native, touch, write_array
 
 from autoreg.dataset_conversion.conversion import Options
 from autoreg.dataset_conversion.folder import plan_conversion
-from autoreg.dataset_conversion.heap import sort_heap
+from autoreg.dataset_conversion.heap import files_of, sort_heap
 from autoreg.dataset_conversion.writer import Target, write_conversion
+from autoreg.errors import DataError
 from autoreg.io.dataset import landmarks_mm, read_dataset
 from autoreg.io.images import read_image
 from autoreg.planning.verification import verify
@@ -31,6 +32,30 @@ def heap(folder, *names):
         for case in cases
     }
     return found, problems
+
+
+def test_linked_folders_are_searched_and_none_twice(tmp_path):
+    touch(tmp_path / "elsewhere", "ben.nii.gz", "ben_seg.nii.gz", "deeper/carl.nii.gz")
+    touch(tmp_path / "heap", "anna/anna.nii.gz")
+    (tmp_path / "heap" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "heap" / "a_second_link").symlink_to(tmp_path / "heap" / "anna")
+    (tmp_path / "heap" / "anna" / "circle").symlink_to(tmp_path / "heap")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "heap")
+    problems = []
+    cases = {case.name: case for case in sort_heap(tmp_path / "heap", problems)}
+    assert not problems
+    assert sorted(cases) == ["anna", "ben", "carl"]
+    assert cases["anna"].images[0].path == tmp_path / "heap/anna/anna.nii.gz"
+    assert cases["ben"].others["labels"] == tmp_path / "heap/linked/ben_seg.nii.gz"
+
+
+def test_a_link_to_nowhere_is_named(tmp_path):
+    """As of a disk that is not mounted, whose images would be missed silently."""
+    source = tmp_path / "scans"
+    source.mkdir()
+    (source / "dead.nii.gz").symlink_to(tmp_path / "unmounted" / "a.nii.gz")
+    with pytest.raises(DataError, match=r"dead\.nii\.gz: is a link to .*unmounted"):
+        files_of(source)
 
 
 def test_side_by_side(tmp_path):

@@ -1,6 +1,7 @@
 """autoreg_evaluate --protocol: the numbers of the challenges' referees, from displacement files."""
 
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -11,14 +12,14 @@ import torch
 from referee_pair import LABELS, SHAPE, make_pair, rough_field, unit_grid, write_truth, write_u
 from scipy import ndimage
 
-from autoreg.errors import UsageError
 from autoreg.evaluation.cli import main
 from autoreg.evaluation.evaluate import RefereeJob, evaluate_by_protocol
-from autoreg.evaluation.protocols import PROTOCOLS, parse_labels
+from autoreg.evaluation.protocols import PROTOCOLS
 from autoreg.evaluation.referee_field import index_displacement, nearest_sources, pulled
-from autoreg.evaluation.referee_summary import referee_statistic
+from autoreg.evaluation.referee_summary import referee_statistic, referee_summary
 from autoreg.evaluation.surface import hd95
 from autoreg.geometry.grid import Geometry
+from autoreg.io.records import load_json, save_record
 
 CPU = torch.device("cpu")
 
@@ -28,9 +29,9 @@ def pair(tmp_path):
     return make_pair(tmp_path)
 
 
-def score(pair, protocol, labels=LABELS):
+def score(pair, protocol, labels=LABELS, masked=None):
     truth = pair.root / "truth"
-    job = RefereeJob(protocol, CPU, truth if truth.is_dir() else None, labels)
+    job = RefereeJob(protocol, CPU, truth if truth.is_dir() else None, labels, masked)
     summary = evaluate_by_protocol(pair.root / "predictions", job)
     assert summary.failures == ()
     return summary.cases[0]
@@ -67,11 +68,11 @@ def test_learn2reg_equals_a_plain_implementation(pair):
     shutil.rmtree(pair.root / "truth" / "landmarksVal")
     mask = ndimage.binary_dilation(pair.images["fixed"] > 0)
     mask[:, :5] = False
-    whole = score(pair, "learn2reg")
     write_truth(pair, "masks", "fixed", mask)
-    found = score(pair, "learn2reg")
+    whole = score(pair, "learn2reg")
+    found = score(pair, "learn2reg", masked=True)
     points = [pair.points[role] for role in ("fixed", "moving")]
-    assert found.scores["tre_mm"] == pytest.approx(
+    assert found.scores["tre_kp_mm"] == pytest.approx(
         plain_referee.tre_points(pair.u_vox, *points, (1, 1, 1)).mean(), rel=1e-12
     )
     assert (whole.sdlogj_region, found.sdlogj_region) == ("whole", "mask")
@@ -82,7 +83,7 @@ def test_learn2reg_equals_a_plain_implementation(pair):
     assert whole.scores["sdlogj_plus3"] != found.scores["sdlogj_plus3"]
 
 
-def test_the_error_at_points_is_in_the_millimetres_of_the_moving_image():
+def test_a_displacement_between_grids_of_different_spacing_is_in_voxels():
     fixed, spacing = unit_grid(), np.array([1.75, 1.0, 2.5])
     moving = Geometry((12, 16, 13), fixed.index_to_world * np.array([*spacing, 1]))
     u_vox = rough_field().astype(np.float64)
@@ -153,30 +154,10 @@ def test_aggregates_are_the_referees():
     assert referee_statistic(metric, [None]) is None
 
 
-def test_quantiles_and_official_metrics_of_the_protocols():
-    official = {
-        name: {k: m.quantile for k, m in p.metrics.items() if m.official}
-        for name, p in PROTOCOLS.items()
-    }
-    assert official == {
-        "lumir": {"dice": 0.3, "hd95_vox": 0.3, "tre_vox": 0.3, "ndv_moving_fraction": 0.3},
-        "learn2reg": {"dice": 0.3, "hd95_vox": 0.3, "tre_mm": 0.7, "sdlogj_plus3": 0.7},
-    }
-    labels = PROTOCOLS["lumir"].labels
-    assert (len(labels), labels[:4], labels[-1]) == (133, (0, 4, 11, 23), 207)
-
-
-@pytest.mark.parametrize(
-    ("text", "labels"), [("1-3", (1, 2, 3)), ("7, 0,2 - 3,2", (0, 2, 3, 7)), ("5", (5,))]
-)
-def test_lists_of_labels(text, labels):
-    assert parse_labels(text) == labels
-
-
-@pytest.mark.parametrize("text", ["", "1,", "3-1", "-1", "a", "1-", "1.5"])
-def test_other_lists_are_refused(text):
-    with pytest.raises(UsageError, match=r"values and ranges such as 0,4,30-32"):
-        parse_labels(text)
+def rewrite_names(pair, names):
+    """Let the data set name structures."""
+    path = pair.folder / "result.json"
+    save_record(load_json(path) | {"label_names": names}, path)
 
 
 def run(capsys, *arguments):
@@ -197,7 +178,7 @@ def test_the_command_writes_the_referees_table(pair, tmp_path, capsys):
     assert sorted(p.name for p in out.iterdir()) == ["lumir.csv", "lumir.json", "lumir_labels.csv"]
     summary = json.loads((out / "lumir.json").read_text("utf-8"))
     assert summary["label_list"] == list(PROTOCOLS["lumir"].labels)
-    assert summary["label_list_official"] is True
+    assert summary["label_list_from"] == "protocol"
     (case,) = summary["cases"]
     assert summary["metrics"]["dice"]["mean"] == case["scores"]["dice"]
     with (out / "lumir.csv").open(encoding="utf-8") as file:
@@ -206,7 +187,17 @@ def test_the_command_writes_the_referees_table(pair, tmp_path, capsys):
     assert row["labels_not_scored"] == str(133 - len(LABELS))
     _, text, _ = run(capsys, *flags, "--protocol", "lumir", "--labels", "4,11")
     summary = json.loads((out / "lumir.json").read_text("utf-8"))
-    assert (summary["label_list"], summary["label_list_official"]) == ([4, 11], False)
+    assert (summary["label_list"], summary["label_list_from"]) == ([4, 11], "user")
+    shutil.rmtree(pair.root / "truth" / "landmarksVal")
+    _, text, _ = run(capsys, *flags, "--protocol", "learn2reg")
+    summary = json.loads((out / "learn2reg.json").read_text("utf-8"))
+    assert (summary["label_list"], summary["label_list_from"]) == (list(LABELS[1:]), "occurring")
+    assert "Dice, labels that occur" in text
+    rewrite_names(pair, {f"part {label}": label for label in LABELS[1:]})
+    _, text, _ = run(capsys, *flags, "--protocol", "learn2reg")
+    summary = json.loads((out / "learn2reg.json").read_text("utf-8"))
+    assert summary["label_list_from"] == "data set"
+    assert "labels that occur" not in text
 
 
 def test_without_ground_truth_only_the_displacement_is_scored(pair, tmp_path, capsys):
@@ -238,6 +229,8 @@ def test_landmarks_of_the_other_kind_are_named(pair):
         (["--labels", "1"], "--labels does nothing with --protocol plain"),
         (["--ground-truth", "x"], "--ground-truth does nothing with --protocol plain"),
         (["--protocol", "lumir", "--no-figures"], "--no-figures does nothing with --protocol"),
+        (["--protocol", "lumir", "--masked"], "--masked does nothing with --protocol lumir"),
+        (["--no-masked"], "--no-masked does nothing with --protocol plain"),
         (["--protocol", "lumir", "--labels", "x"], 'labels "x": found "x"'),
         (["--protocol", "lumir", "--ground-truth", "nowhere"], "nowhere: no such folder"),
     ],
@@ -268,3 +261,15 @@ def test_cuda_gives_the_same_scores(pair):
     (on_gpu,) = evaluate_by_protocol(pair.root / "predictions", job).cases
     for key, value in score(pair, "lumir", None).scores.items():
         assert on_gpu.scores[key] == pytest.approx(value, rel=1e-9)
+
+
+def test_a_pair_without_what_others_have_is_named(pair):
+    case = score(pair, "lumir")
+    assert case.landmarks
+    bare = dataclasses.replace(case, case="bare", landmarks=0, labels=(), notes=())
+    found = referee_summary("here", PROTOCOLS["lumir"], None, [case, bare], [])
+    assert found.cases[0].notes == case.notes
+    assert [note.split(":")[0] for note in found.cases[1].notes] == [
+        "not scored by labels",
+        "not scored by landmarks",
+    ]

@@ -13,7 +13,7 @@ from raw_datasets import write_json
 from tiny_models import save_model, sitk_image, tiny_plan
 
 from autoreg.evaluation.cli import main as main_evaluate
-from autoreg.inference import batch_pair, compare_io_report
+from autoreg.inference import batch, batch_pair, compare_io, compare_io_report
 from autoreg.inference.cli import main_predict
 from autoreg.inference.cli_compare_io import main
 
@@ -70,6 +70,12 @@ def copy(compared, tmp_path):
     return shutil.copytree(compared, tmp_path / "compared")
 
 
+def setting_of(pair, folder):
+    """Whose folder holds the pair's, in which its files may first be written to a hidden one."""
+    (place,) = (p for p in (folder, *folder.parents) if p.name == pair.case)
+    return place.parent.name
+
+
 def rows(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -87,7 +93,7 @@ def counted(monkeypatch):
     genuine = batch_pair.PairWorker._predict
 
     def counting(self, pair, folder, digest):
-        done.append(f"{folder.parent.name}/{folder.name}")
+        done.append(f"{setting_of(pair, folder)}/{pair.case}")
         return genuine(self, pair, folder, digest)
 
     monkeypatch.setattr(batch_pair.PairWorker, "_predict", counting)
@@ -163,14 +169,37 @@ def test_a_second_run_does_nothing_but_the_reports(copy, pairs, model, counted):
     assert (copy / "compare_io_settings.csv").read_text() == page
 
 
-def test_without_continue_all_is_done_anew(copy, pairs, model, counted):
-    stale = copy / "none" / "one" / "scores_plain.json"
-    record = json.loads(stale.read_text())
-    record["plain"]["registered"]["dice"] = 0.125
-    stale.write_text(json.dumps(record))
-    assert run(pairs, copy, model, *SHORTEST) == 0
-    assert len(counted) == len(CASES) * 3
-    assert json.loads(stale.read_text())["plain"]["registered"]["dice"] != 0.125
+@pytest.mark.parametrize("left", ["all", "scores"])
+def test_without_continue_what_is_there_is_not_touched(copy, pairs, model, counted, capsys, left):
+    if left == "scores":
+        (copy / "compare_io.md").unlink()
+    before = stamps(copy)
+    assert run(pairs, copy, model, *SHORTEST) == 2
+    assert "holds a comparison; --continue keeps" in capsys.readouterr().err
+    assert (counted, stamps(copy)) == ([], before)
+
+
+def test_a_modality_that_the_model_does_not_know_is_refused_before_the_first_pair(
+    pairs, model, tmp_path, capsys, counted, monkeypatch
+):
+    """A contrast of magnetic resonance counts as MR where the model makes no difference."""
+    genuine = compare_io.find_pairs
+
+    def called(name):
+        def find(*source):
+            one = {"fixed_modalities": (name,), "moving_modalities": (name,)}
+            return tuple(dataclasses.replace(pair, **one) for pair in genuine(*source))
+
+        monkeypatch.setattr(compare_io, "find_pairs", find)
+        monkeypatch.setattr(batch, "find_pairs", find)
+
+    called("PT")
+    assert run(pairs, tmp_path / "out", model, *SHORTEST) == 2
+    assert 'modality "PT" of one: the model scales' in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    called("T1")
+    assert run(pairs, tmp_path / "out", model, *SHORTEST) == 0
+    assert len(counted) == 3 * len(CASES)
 
 
 def test_a_killed_run_goes_on_where_it_stopped(pairs, model, tmp_path, monkeypatch, counted):
@@ -326,7 +355,7 @@ def test_a_pair_that_fails_is_named_and_left_out_everywhere(
     genuine = batch_pair.PairWorker._predict
 
     def failing(self, pair, folder, digest):
-        if folder.parent.name == "vanilla_network_1" and folder.name == "two":
+        if (setting_of(pair, folder), pair.case) == ("vanilla_network_1", "two"):
             raise RuntimeError("out of memory")
         return genuine(self, pair, folder, digest)
 
@@ -355,7 +384,7 @@ def test_a_setting_that_fails_everywhere_does_not_take_the_others_along(
     genuine = batch_pair.PairWorker._predict
 
     def failing(self, pair, folder, digest):
-        if folder.parent.name == "vanilla_network_1":
+        if setting_of(pair, folder) == "vanilla_network_1":
             raise RuntimeError("out of memory")
         return genuine(self, pair, folder, digest)
 

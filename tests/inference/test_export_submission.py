@@ -119,6 +119,14 @@ def test_registration_val_goes_before_validation_and_test_has_its_own_list(tmp_p
     assert wanted_pairs(path, None, "test").pairs[0].fixed == "T_0003_0000"
 
 
+@pytest.mark.parametrize("empty", ["registration_val", "validation"])
+def test_an_empty_list_does_not_hide_the_filled_one(tmp_path, empty):
+    filled = {"registration_val": "validation", "validation": "registration_val"}[empty]
+    path = describe(tmp_path, **{empty: [], filled: [entry(FIXED, MOVING)]})
+    (found,) = wanted_pairs(path, None, "validation").pairs
+    assert (found.fixed, found.moving) == (FIXED, MOVING)
+
+
 def test_lumirs_shape_holds_where_the_description_gives_none(tmp_path):
     path = describe(tmp_path, tensorImageShape=None)
     assert wanted_pairs(path, "lumir", "validation").shape == (160, 224, 192)
@@ -207,6 +215,56 @@ def test_a_second_export_replaces_the_first(pair, capsys):
     assert run(capsys, pair)[0] == 0
     array = np.asarray(nibabel.load(pair.root / "out" / "disp_3455_3454.nii.gz").dataobj)
     np.testing.assert_array_equal(array[..., 0].T, pair.u_vox[2])
+
+
+class TestEarlierExport:
+    """What lies there from before belongs together, whatever a later export does."""
+
+    @pytest.fixture
+    def two(self, pair, capsys):
+        """Two pairs, exported; the second one is then damaged."""
+        describe(pair.root, pairs=((FIXED, MOVING), (MOVING, FIXED)))
+        other = pair.folder.with_name("other")
+        shutil.copytree(pair.folder, other)
+
+        def swap(record):
+            files = record["inputs"]
+            files["fixed"], files["moving"] = files["moving"], files["fixed"]
+            record["case"] = "other"
+
+        rewrite(pair, swap, other)
+        assert run(capsys, pair)[0] == 0
+        write_u(pair, rough_field(seed=5))
+        return pair
+
+    def contents(self, pair):
+        files = sorted(path for path in pair.root.glob("out*/**/*") if path.is_file())
+        return {path.name: path.read_bytes() for path in [*files, *pair.root.glob("out.zip")]}
+
+    def test_stays_whole_when_the_next_one_fails(self, two, capsys):
+        before = self.contents(two)
+        path = two.folder.with_name("other") / "displacement.nii.gz"
+        image = nibabel.load(path)
+        array = np.full(image.shape, np.nan, np.float32)
+        nibabel.save(nibabel.Nifti1Image(array, image.affine, image.header), path)
+        status, _, error = run(capsys, two)
+        assert (status, "NaN" in error) == (2, True)
+        assert len(before) == 3
+        assert self.contents(two) == before
+
+    def test_leaves_no_zip_file_of_other_numbers(self, two, capsys):
+        before = self.contents(two)
+        assert run(capsys, two, "--no-zip")[0] == 0
+        after = self.contents(two)
+        assert sorted(after) == ["disp_3454_3455.nii.gz", "disp_3455_3454.nii.gz"]
+        assert after["disp_3455_3454.nii.gz"] != before["disp_3455_3454.nii.gz"]
+
+    def test_what_a_killed_export_left_is_no_obstacle(self, two, capsys):
+        hidden = two.root / "out" / ".unfinished"
+        hidden.mkdir()
+        (hidden / "disp_3455_3454.nii.gz").write_bytes(b"half")
+        assert run(capsys, two)[0] == 0
+        assert not hidden.exists()
 
 
 def test_a_folder_without_description_is_refused(pair, capsys):

@@ -49,6 +49,8 @@ def test_the_script_writes_what_the_organisers_expect_and_names_what_failed(cont
     good = description["validation"][0]
     bad = {"fixed": "./imagesVal/LUMIRMRI_9999_0000.nii.gz", "moving": good["moving"]}
     description["validation"] = [bad, good]
+    # other lists of the organisers are not this run's
+    description["registration_val"] = [good, {"fixed": good["moving"], "moving": good["fixed"]}]
     path.write_text(json.dumps(description))
     run = infer(container)
     assert run.returncode == 1, run.stderr

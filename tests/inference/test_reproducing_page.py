@@ -22,7 +22,12 @@ from autoreg.inference.cli_compare_io import main as main_compare
 from autoreg.inference.cli_submission import main as main_export
 from autoreg.network_plan import GradICONPlan
 from autoreg.planning import rules
-from autoreg.planning.cli import main_plan_and_preprocess, main_preprocess
+from autoreg.planning.cli import (
+    main_fingerprint,
+    main_plan,
+    main_plan_and_preprocess,
+    main_preprocess,
+)
 from autoreg.training.cli import main as main_train
 
 PAGE = Path(__file__).resolve().parents[2] / "documentation" / "reproducing_the_papers.md"
@@ -30,6 +35,8 @@ TEXT = PAGE.read_text("utf-8")
 MAINS = {
     "autoreg_convert_dataset": main_convert,
     "autoreg_import_weights": main_import_weights,
+    "autoreg_fingerprint": main_fingerprint,
+    "autoreg_plan": main_plan,
     "autoreg_plan_and_preprocess": main_plan_and_preprocess,
     "autoreg_preprocess": main_preprocess,
     "autoreg_train": main_train,
@@ -42,6 +49,8 @@ MAINS = {
 _PLAN = "--workers 1 --no-progress --device cpu"
 SHORTER = {
     "autoreg_convert_dataset": "--workers 1",
+    "autoreg_fingerprint": "--workers 1 --no-progress",
+    "autoreg_plan": "--budget cpu --device cpu",
     "autoreg_plan_and_preprocess": f"{_PLAN} --budget cpu",
     "autoreg_preprocess": _PLAN,
     "autoreg_train": "--epochs 1 --pairs-per-epoch 1 --batch-size 1 --workers 0 --no-progress "

@@ -111,6 +111,16 @@ def test_a_scan_without_modality_is_told(tmp_path):
     assert 'scan "2"' in problem.expected
 
 
+def test_an_empty_registration_val_does_not_hide_validation(tmp_path):
+    description = lung(tmp_path)
+    description["validation"] = description["registration_val"]
+    expected = read_dataset(tmp_path).validation_pairs
+    assert expected
+    for empty in ("registration_val", "validation"):
+        write_json(tmp_path / "LUNG_dataset.json", description | {empty: []})
+        assert read_dataset(tmp_path).validation_pairs == expected
+
+
 def test_test_pairs_come_from_registration_test(tmp_path):
     description = lung(tmp_path)
     description["registration_test"] = [pair("LUNG", (5, 0), (5, 1), "imagesTs")]
