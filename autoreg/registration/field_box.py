@@ -142,12 +142,44 @@ def _largest_factor(voxels: int) -> int:
     return factor
 
 
-def find_box(fixed: Volume, moving: Volume, initial: Affine, mask: Volume | None) -> Box:
+@dataclass(frozen=True, eq=False)
+class Extent:
+    """How far the foreground of an image reaches.
+
+    Attributes:
+        geometry: Of the image.
+        corners: Of the boxes of each channel's foreground, (8 C, 3) indices.
+    """
+
+    geometry: Geometry
+    corners: FloatArray
+
+    @classmethod
+    def of(cls, volume: Volume) -> "Extent":
+        """Of any channel's foreground."""
+        corners = []
+        for channel in volume.array:
+            mask, steps = coarse_foreground(channel)
+            where = np.argwhere(mask)
+            low, high = where.min(0) * steps, (where.max(0) + 1) * steps - 1
+            corners += [np.where(bits, high, low) for bits in np.ndindex(2, 2, 2)]
+        return cls(volume.geometry, np.array(corners, dtype=np.float64))
+
+    @property
+    def longest_mm(self) -> float:
+        """The longest axis with a margin around it, as far as the image reaches."""
+        voxels = self.corners.max(0) - self.corners.min(0) + 1
+        spacing = np.array(self.geometry.spacing_mm)
+        whole = np.array(self.geometry.shape) * spacing
+        return float(np.minimum(voxels * spacing + 2 * _MARGIN_MM, whole).max())
+
+
+def find_box(fixed: Extent, moving: Extent, initial: Affine, mask: Volume | None) -> Box:
     """Around the foreground of both images, or around the mask.
 
     Args:
-        fixed: The fixed image.
-        moving: The moving image.
+        fixed: Of the fixed image.
+        moving: Of the moving image.
         initial: From fixed to moving points.
         mask: Of the fixed image.
 
@@ -157,8 +189,8 @@ def find_box(fixed: Volume, moving: Volume, initial: Affine, mask: Volume | None
     geometry = fixed.geometry
     points = [np.argwhere(mask.single).astype(np.float64)] if _usable(mask) else []
     if not points:
-        points.append(_foreground_index(fixed))
-        back = initial.inverse().map_points(moving.geometry.to_world(_foreground_index(moving)))
+        points.append(fixed.corners)
+        back = initial.inverse().map_points(moving.geometry.to_world(moving.corners))
         points.append(geometry.to_index(back))
     inside = np.concatenate(points)
     factors = factors_at(coarsest(geometry), finest_mm(geometry), geometry)
@@ -182,23 +214,3 @@ def _span(inside: FloatArray, voxels: int, margin: float, unit: int) -> tuple[in
     last = min(voxels - 1, math.ceil(inside.max() + margin))
     size = -(-max(last - first + 1, 1) // unit) * unit
     return max(min(first, voxels - size), min(0, (voxels - size) // 2)), size
-
-
-def object_mm(volume: Volume) -> float:
-    """The longest axis of the foreground with a margin around it, as far as the image reaches."""
-    corners = _foreground_index(volume)
-    extent = corners.max(0) - corners.min(0) + 1
-    spacing = np.array(volume.geometry.spacing_mm)
-    reach = np.minimum(extent * spacing + 2 * _MARGIN_MM, np.array(volume.geometry.shape) * spacing)
-    return float(reach.max())
-
-
-def _foreground_index(volume: Volume) -> FloatArray:
-    """Corners of the boxes of each channel's foreground, (8 C, 3) indices."""
-    corners = []
-    for channel in volume.array:
-        mask, steps = coarse_foreground(channel)
-        where = np.argwhere(mask)
-        low, high = where.min(0) * steps, (where.max(0) + 1) * steps - 1
-        corners += [np.where(bits, high, low) for bits in np.ndindex(2, 2, 2)]
-    return np.array(corners, dtype=np.float64)

@@ -23,13 +23,13 @@ from autoreg.numerics.coordinates import Size
 from autoreg.numerics.pyramid import doubled, pooled
 from autoreg.registration.field_box import (
     Box,
+    Extent,
     Triple,
     coarsest,
     factors_at,
     find_box,
     finest_mm,
     flat_axes,
-    object_mm,
 )
 from autoreg.registration.field_level import Level
 from autoreg.registration.field_similarity import Criterion
@@ -205,7 +205,8 @@ def make_images(
             f"the fixed image has {len(fixed.array)} channels and the moving image "
             f"{len(moving.array)}; expected as many"
         )
-    box = find_box(fixed, moving, initial, masks[0])
+    extents = Extent.of(fixed), Extent.of(moving)
+    box = find_box(*extents, initial, masks[0])
     counted = _foreground(fixed) if masks[0] is None else mask_of(masks[0])
     moving_counted = None if masks[1] is None else mask_of(masks[1])
     weights = box.inside_image() * box.cut(counted[None])[0]
@@ -228,7 +229,7 @@ def make_images(
         moving_weights=(
             None if moving_counted is None else torch.from_numpy(moving_counted).to(device)
         ),
-        object_mm=max(object_mm(fixed), object_mm(moving)),
+        object_mm=max(extent.longest_mm for extent in extents),
     )
 
 
