@@ -27,7 +27,7 @@ _KEPT_ARRAY_BYTES = 2**25  # the most that glibc accepts
 def make_parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser that knows `--version` and refuses abbreviated flags and empty paths."""
     parser = argparse.ArgumentParser(prog=name, description=description, allow_abbrev=False)
-    parser.register("type", Path, _path)
+    refuse_empty_paths(parser)
     parser.add_argument("--version", action="version", version=f"autoreg {__version__}")
     return parser
 
@@ -68,6 +68,11 @@ def whole_number(lowest: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def refuse_empty_paths(parser: argparse.ArgumentParser) -> None:
+    """Let `type=Path` refuse an empty text; for a parser that `make_parser` did not make."""
+    parser.register("type", Path, _path)
 
 
 def _path(text: str) -> Path:

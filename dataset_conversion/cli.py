@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoreg.command import add_path_flags, make_parser, run_command, whole_number
+from autoreg.command import (
+    add_path_flags,
+    make_parser,
+    refuse_empty_paths,
+    run_command,
+    whole_number,
+)
 from autoreg.dataset_conversion.catalogue import CATALOGUE, Entry
 from autoreg.paths import resolve_paths
 
@@ -34,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_dataset(parser: argparse.ArgumentParser, name: str, entry: Entry) -> None:
+    refuse_empty_paths(parser)
     add = parser.add_argument
     add("source", type=Path, metavar="SRC", help="folder of the unpacked files")
     add_path_flags(parser, "raw")

@@ -123,7 +123,7 @@ def _files_below(folder: Path, seen: set[Path], links: list[Path]) -> list[Path]
     for path in inside:
         if path.name.startswith((".", "__MACOSX")):
             continue
-        if path.is_symlink() and not path.exists():
+        if path.is_symlink() and not path.exists() and _is_wanted(path.name):
             raise DataError(
                 f"{path}: is a link to {path.readlink()}, which is not there (a disk that is not "
                 "mounted?); mend it, or remove it"
@@ -136,6 +136,11 @@ def _files_below(folder: Path, seen: set[Path], links: list[Path]) -> list[Path]
             else:
                 files += _files_below(path, seen, links)
     return files
+
+
+def _is_wanted(name: str) -> bool:
+    """Whether a name is that of an image or of points, or of a folder, which may hold some."""
+    return "." not in name or name.lower().endswith((*LANDMARK_SUFFIXES, *IMAGE_ENDINGS))
 
 
 def _sorted_in(path: Path, source: Path) -> Found | None:

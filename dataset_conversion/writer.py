@@ -185,7 +185,8 @@ def _load_own_record(found: Path, conversion: Conversion) -> Record:
     if not found.exists():
         return Record()
     if not (found / RECORD_NAME).is_file():
-        if found.name.startswith(_BUILDING) and not any(found.iterdir()):
+        begun = [path for path in found.iterdir() if not path.name.startswith(".partial_")]
+        if found.name.startswith(_BUILDING) and not begun:  # killed before it wrote anything
             return Record()
         raise UsageError(
             f"{found}: exists and was not written by autoreg_convert_dataset; choose another "

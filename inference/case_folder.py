@@ -66,6 +66,12 @@ def new_result(folder: Path, pair: PairFiles) -> Iterator[Path]:
             _move_in(whole, folder)
         for left in folder.glob(f"{_NEW}*"):  # a run was killed: nobody else is in this block
             shutil.rmtree(left, ignore_errors=True)
+        for name in _result_names(folder):
+            if (folder / name).is_dir():
+                raise UsageError(
+                    f"{folder / name}: is a folder where a file of the result belongs; remove it, "
+                    "or choose another folder"
+                )
         foreign = foreign_files(folder)
         if foreign:
             raise UsageError(

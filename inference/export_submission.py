@@ -163,7 +163,8 @@ def _require_free(output: Path, wanted: Wanted) -> None:
     if not output.is_dir():
         return
     names = {_HIDDEN, *(pair.file for pair in wanted.pairs)}
-    foreign = sorted(path.name for path in output.iterdir() if path.name not in names)
+    inside = (path.name for path in output.iterdir() if not path.name.startswith(".partial_"))
+    foreign = sorted(name for name in inside if name not in names)
     if foreign:
         raise UsageError(
             f"-o {output}: holds what is no part of this submission: {_some(foreign)}; choose "

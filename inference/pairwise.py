@@ -210,7 +210,7 @@ class _Job:
         refinement = register_from(
             network, self.pair, plan, self.device, start=start, on_step=self.on_step
         )
-        found = self._result(start, refinement.field, plan, reason)
+        found = self._result(refinement.start, refinement.field, plan, reason)
         return replace(found, network=prediction.registration, refinement=refinement)
 
     def _result(

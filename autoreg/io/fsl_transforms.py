@@ -53,9 +53,12 @@ def read_flirt(path: Path, fixed: Geometry, moving: Geometry) -> Affine:
         raise DataError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: no matrix of flirt, 4 lines of 4 numbers ({error})") from error
-    usable = matrix.shape == (4, 4) and np.isfinite(matrix).all()
+    usable = matrix.shape == (4, 4) and bool(np.isfinite(matrix).all())
+    usable = usable and np.allclose(matrix[3], (0, 0, 0, 1), atol=1e-6)
     if not usable or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
-        raise DataError(f"{path}: no matrix of flirt, expected an invertible 4x4 one")
+        raise DataError(
+            f"{path}: no matrix of flirt, expected an invertible 4x4 one with the last line 0 0 0 1"
+        )
     to_moving = moving.index_to_world @ np.linalg.inv(index_to_fsl(moving))
     whole = to_moving @ np.linalg.inv(matrix) @ index_to_fsl(fixed) @ fixed.world_to_index
     whole[3] = (0, 0, 0, 1)

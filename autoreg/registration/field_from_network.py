@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from autoreg.geometry.transforms import Composite, DisplacementField
 from autoreg.geometry.volume import Volume
 from autoreg.registration.field import FieldRegistration, register_field
 from autoreg.registration.field_course import FieldStep
-from autoreg.registration.start import ImagePair, Start, network_start, parts
+from autoreg.registration.start import ImagePair, Start, clearly_better, network_start, parts
 
 # Points along each axis, about, at which a network and what became of it are compared.
 _COMPARED = 64
@@ -71,17 +71,34 @@ def register_from(
     """
     start = network_start(network, pair) if start is None else start
     begin = time.perf_counter()
-    found = register_field(
-        pair.fixed,
-        pair.moving,
-        start.initial,
-        plan,
-        start=start.displacement,
-        fixed_mask=pair.fixed_mask,
-        moving_mask=pair.moving_mask,
-        device=device,
-        on_step=on_step,
-    )
+
+    def optimised(start: Start) -> FieldRegistration:
+        return register_field(
+            pair.fixed,
+            pair.moving,
+            start.initial,
+            plan,
+            start=start.displacement,
+            fixed_mask=pair.fixed_mask,
+            moving_mask=pair.moving_mask,
+            device=device,
+            on_step=on_step,
+        )
+
+    found, otherwise = optimised(start), start.otherwise
+    reached = pair.coarse.agreement(found.transform)
+    # What the network's fit gained by its roughness is lost again: would none have been better?
+    if otherwise is not None and clearly_better(start.agreement, reached):
+        without = optimised(otherwise)
+        instead = pair.coarse.agreement(without.transform)
+        if instead.absolute > reached.absolute:
+            note = (
+                "the optimisation could not hold what the network's answer promised, and began "
+                f"again with an initial alignment: local correlation {instead.absolute:.3f} "
+                f"against {reached.absolute:.3f} after the network (absolute values)"
+            )
+            found = without
+            start = replace(otherwise, warnings=(note, *otherwise.warnings))
     return Refinement(
         field=found,
         plan=plan,

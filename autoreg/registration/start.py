@@ -67,6 +67,7 @@ class Start:
         alignment: The report of the initial alignment; None where a network's answer is taken.
         seconds: Wall time of the alignment, also where it was only compared with.
         warnings: What a reader should know before trusting the result.
+        otherwise: The initial alignment, where a network's answer was taken instead.
     """
 
     initial: Affine
@@ -75,6 +76,7 @@ class Start:
     alignment: Alignment | None
     seconds: float
     warnings: tuple[str, ...]
+    otherwise: "Start | None" = None
 
 
 def aligned_start(pair: ImagePair, kind: AlignmentKind = "affine") -> Start:
@@ -96,7 +98,7 @@ def aligned_start(pair: ImagePair, kind: AlignmentKind = "affine") -> Start:
         return _of_alignment(found, after, begin)
     placement = header_placement(pair.fixed.geometry, pair.moving.geometry)
     headers = pair.coarse.agreement(Affine(placement))
-    if not _clearly_better(headers, after):
+    if not clearly_better(headers, after):
         return _of_alignment(found, after, begin)
     note = (
         f"the initial alignment ({kind}) was dropped for the headers' placement, in which the "
@@ -131,8 +133,8 @@ def network_start(network: Composite, pair: ImagePair, kind: AlignmentKind = "af
             f"aligned instead: {error}"
         ) from error
     beside = not _overlap(network, pair)
-    if not (beside or _clearly_better(aligned.agreement, given)):
-        return _of_network(network, pair, given, begin)
+    if not (beside or clearly_better(aligned.agreement, given)):
+        return replace(_of_network(network, pair, given, begin), otherwise=aligned)
     note = (
         "the network's answer was dropped for an initial alignment, in which the images agree "
         f"better: local correlation {aligned.agreement.absolute:.3f} against {given.absolute:.3f} "
@@ -142,7 +144,8 @@ def network_start(network: Composite, pair: ImagePair, kind: AlignmentKind = "af
     return replace(aligned, seconds=seconds, warnings=(note, *aligned.warnings))
 
 
-def _clearly_better(one: Agreement, other: Agreement) -> bool:
+def clearly_better(one: Agreement, other: Agreement) -> bool:
+    """Whether the images agree so much better that the other placement is not to be believed."""
     if not one.windows:  # nothing is known of it: masks and label maps have no contrast inside
         return False
     if not other.windows:

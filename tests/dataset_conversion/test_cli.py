@@ -100,3 +100,9 @@ def test_a_native_data_set_among_the_raw_data_is_left_alone(tmp_path, capsys):
 def test_variants_have_names_of_their_own(tmp_path):
     names = [plan("oasis", tmp_path, Options(variant=v)).name for v in ("", "aligned", "cropped")]
     assert names == ["OASIS", "OASIS", "OASIS_cropped"]
+
+
+def test_an_empty_path_is_not_the_current_folder(capsys):
+    with pytest.raises(SystemExit):
+        main(["folder", ""])
+    assert "an empty path" in capsys.readouterr().err

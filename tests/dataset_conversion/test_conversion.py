@@ -100,6 +100,9 @@ def test_what_is_right_is_kept_and_what_changed_is_made_anew(source, tmp_path):
 
 def test_an_interrupted_conversion_is_hidden_and_taken_up_again(source, tmp_path):
     raw = tmp_path / "raw"
+    # One that was killed before it had written anything whole.
+    (raw / ".converting_Dataset001_Letters").mkdir(parents=True)
+    (raw / ".converting_Dataset001_Letters" / ".partial_x").write_text("{")
     good = (source / "b.nii.gz").read_bytes()
     (source / "b.nii.gz").write_bytes(b"no image")
     with pytest.raises(DataError, match=r'case "imagesTr/b_0000.nii.gz"'):

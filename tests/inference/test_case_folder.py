@@ -107,3 +107,13 @@ def test_two_processes_do_not_write_into_one_folder(case):
             with new_result(folder, pair):
                 pytest.fail("two at once")
     assert contents(folder) == NEW | {"mine.txt": "mine"}
+
+
+def test_a_folder_under_the_name_of_a_result_is_refused_before_anything_is_touched(case):
+    folder, pair = case
+    (folder / "warped_labels.nii.gz").mkdir()
+    before = contents_of_files(folder)
+    with pytest.raises(UsageError, match=r"warped_labels\.nii\.gz: is a folder where a file"):
+        with new_result(folder, pair):
+            pytest.fail("began")
+    assert contents_of_files(folder) == before

@@ -92,6 +92,11 @@ def test_what_is_no_fsl_transform_is_refused(tmp_path, grids):
     np.savetxt(tmp_path / "small.mat", np.eye(3))
     with pytest.raises(DataError, match=r"small\.mat: no matrix of flirt"):
         read_flirt(tmp_path / "small.mat", fixed, moving)
+    projective = np.eye(4)
+    projective[3, 0] = 0.1
+    np.savetxt(tmp_path / "projective.mat", projective)
+    with pytest.raises(DataError, match="with the last line 0 0 0 1"):
+        read_flirt(tmp_path / "projective.mat", fixed, moving)
     image = nibabel.Nifti1Image(np.zeros((3, 3, 3, 3), np.float32), np.eye(4))
     nibabel.save(image, tmp_path / "other.nii.gz")
     with pytest.raises(DataError, match=r"expected numbers of \(10, 8, 6, 3\)"):

@@ -13,6 +13,7 @@ from autoreg.geometry.grid import Geometry
 from autoreg.geometry.transforms import Affine, Composite, DisplacementField
 from autoreg.geometry.volume import Volume
 from autoreg.io.images import from_sitk
+from autoreg.registration import field_from_network
 from autoreg.registration import start as start_module
 from autoreg.registration.field_from_network import register_from
 from autoreg.registration.field_presets import preset_plan
@@ -149,7 +150,7 @@ def test_the_affine_part_of_a_network_becomes_the_alignment():
     for given in (None, mask):
         pair = ImagePair.of(fixed, moving, given)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(start_module, "_clearly_better", lambda *_: False)
+            patch.setattr(start_module, "clearly_better", lambda *_: False)
             found = network_start(network, pair)
         points = inner_points()
         expected = network.map_points(points)
@@ -165,7 +166,7 @@ def test_a_network_that_turns_inside_out_leaves_its_shift_alone():
     middle = index.mean(axis=(1, 2, 3), keepdims=True)
     mirrored = Composite((DisplacementField(-2 * (index - middle), grid), rest))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(start_module, "_clearly_better", lambda *_: False)
+        patch.setattr(start_module, "clearly_better", lambda *_: False)
         found = network_start(mirrored, ImagePair.of(*images()))
     np.testing.assert_allclose(found.initial.matrix[:3, :3], np.eye(3))
 
@@ -182,6 +183,24 @@ def test_images_without_contrast_inside_are_aligned_nevertheless():
     found = aligned_start(ImagePair.of(*volumes))
     assert not found.warnings
     np.testing.assert_allclose(found.initial.map_points([[0.0, 0, 0]])[0], shift, atol=1.0)
+
+
+def test_what_ends_worse_than_it_began_is_tried_without_the_network(monkeypatch):
+    """A rough answer fits better than anything regularised, and may lead astray."""
+    genuine = field_from_network.register_field
+
+    def misled(fixed, moving, initial, plan, *, start, **flags):
+        found = genuine(fixed, moving, initial, plan, start=start, **flags)
+        if start is None:
+            return found
+        shifted = replace(found.forward, u_vox=found.forward.u_vox + np.float32(4))
+        return replace(found, forward=shifted)
+
+    monkeypatch.setattr(field_from_network, "register_field", misled)
+    found = register_from(start(), ImagePair.of(*images()), FAST, CPU)
+    assert found.start.alignment is not None
+    assert "could not hold" in found.start.warnings[0]
+    assert error_mm(found.field.transform) < 0.3
 
 
 def test_errors_of_the_network_do_not_outlast_it():
