@@ -110,7 +110,7 @@ def test_a_roomy_heap_uses_freed_arrays_again():
         "import resource, sys, numpy\n"
         "from autoreg import command\n"
         "getattr(command, sys.argv[1])()\n"
-        "for _ in range(200): numpy.ones(2**20)\n"
+        "for _ in range(200): numpy.ones(3 * 2**16)\n"  # too small for huge pages
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
     )
     faults = {
