@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from autoreg.errors import UsageError
+from autoreg.io.atomic import PARTIAL
 
 _REPLACED = ".replaced_"
 
@@ -24,7 +25,7 @@ def take_over(finished: Path, building: Path, without: set[str]) -> None:
     """
     for path in sorted(p for p in finished.rglob("*") if p.is_symlink() or p.is_file()):
         name = path.relative_to(finished).as_posix()
-        if name in without or path.name.startswith(".partial_"):
+        if name in without or path.name.startswith(PARTIAL):
             continue
         target = building / name
         try:

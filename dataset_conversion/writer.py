@@ -28,14 +28,19 @@ from autoreg.dataset_conversion.conversion_record import (
 )
 from autoreg.dataset_conversion.replacing import change_places, take_over
 from autoreg.errors import DataError, UsageError
-from autoreg.io.atomic import atomic_path, locked_folder, require_writable, write_text_atomic
+from autoreg.io.atomic import (
+    PARTIAL,
+    atomic_path,
+    locked_folder,
+    require_writable,
+    write_text_atomic,
+)
 from autoreg.io.dataset import read_dataset
 from autoreg.io.names import folder_name_problem
 from autoreg.io.problems import report
 from autoreg.io.records import load_record, save_record
 from autoreg.parallel import choose_workers, map_cases
 
-_PARTIAL = ".partial_"
 _BUILDING = ".converting_"
 _NUMBERED = re.compile(r"Dataset(\d+)_(.+)")
 # Of the largest volumes that converters compute: three float64 copies of 320x320x320 voxels.
@@ -185,7 +190,7 @@ def _load_own_record(found: Path, conversion: Conversion) -> Record:
     if not found.exists():
         return Record()
     if not (found / RECORD_NAME).is_file():
-        begun = [path for path in found.iterdir() if not path.name.startswith(".partial_")]
+        begun = [path for path in found.iterdir() if not path.name.startswith(PARTIAL)]
         if found.name.startswith(_BUILDING) and not begun:  # killed before it wrote anything
             return Record()
         raise UsageError(
@@ -223,7 +228,7 @@ def _changed(folder: Path, record: Record, lost: set[str]) -> tuple[str, ...]:
 
 
 def _remove(folder: Path, names: list[str], record: Record) -> None:
-    for left_over in folder.rglob(f"{_PARTIAL}*"):
+    for left_over in folder.rglob(f"{PARTIAL}*"):
         left_over.unlink()
     for name in names:
         (folder / name).unlink()
@@ -278,7 +283,7 @@ def _place(item: Item, folder: Path, copy: bool) -> None:
 
 def _link(path: Path, source: Path) -> None:
     # Not with atomic_path: it sets the permissions of what a link points to.
-    temporary = path.with_name(f"{_PARTIAL}{path.name}")
+    temporary = path.with_name(f"{PARTIAL}{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)

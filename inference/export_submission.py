@@ -15,7 +15,7 @@ from autoreg.evaluation.predictions import PredictedPair, find_cases, read_predi
 from autoreg.evaluation.referee_field import index_displacement
 from autoreg.evaluation.report import counted
 from autoreg.inference.submission_pairs import Wanted, WantedPair, image_stem
-from autoreg.io.atomic import atomic_path, locked_folder, require_writable
+from autoreg.io.atomic import PARTIAL, atomic_path, locked_folder, require_writable
 from autoreg.io.image_headers import read_grid
 from autoreg.io.images import require_grid
 from autoreg.io.learn2reg_transforms import write_learn2reg
@@ -163,7 +163,7 @@ def _require_free(output: Path, wanted: Wanted) -> None:
     if not output.is_dir():
         return
     names = {_HIDDEN, *(pair.file for pair in wanted.pairs)}
-    inside = (path.name for path in output.iterdir() if not path.name.startswith(".partial_"))
+    inside = (path.name for path in output.iterdir() if not path.name.startswith(PARTIAL))
     foreign = sorted(name for name in inside if name not in names)
     if foreign:
         raise UsageError(

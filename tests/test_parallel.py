@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import is_running
 
 from autoreg import parallel
 from autoreg.errors import DataError
@@ -110,13 +111,6 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     while any(map(is_running, workers)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(is_running, workers))
-
-
-def is_running(process):
-    try:
-        return "Z" not in Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_the_user_decides_about_workers():

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from autoreg.errors import UsageError
 
+# Names of files that are not complete begin so; a killed process leaves them.
+PARTIAL = ".partial_"
+
 # What a disk, a quota or a limit on the size of files says when it holds no more.
 _NO_ROOM = {
     errno.ENOSPC: "the disk is full",
@@ -38,7 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".partial_", suffix=f"_{path.name}", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=f"_{path.name}", dir=path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
     os.close(handle)
@@ -67,7 +70,7 @@ def require_writable(folder: Path) -> None:
         raise UsageError(f"{folder}: is a file; expected a folder to write results to")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=".partial_", dir=folder):
+        with tempfile.NamedTemporaryFile(prefix=PARTIAL, dir=folder):
             pass
     except OSError as error:
         raise _unwritable(folder, error) from error

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from autoreg.errors import DataError, PlanError
 from autoreg.geometry.grid import Geometry
 from autoreg.geometry.resampling import resample_volume
-from autoreg.io.atomic import atomic_path
+from autoreg.io.atomic import PARTIAL, atomic_path
 from autoreg.io.dataset import Case, RawDataset, landmarks_mm, points_kind
 from autoreg.io.images import read_image
 from autoreg.io.records import dump_json, load_record, save_record
@@ -287,6 +287,6 @@ def _remove_absent(folder: Path, names: set[str]) -> tuple[str, ...]:
 
 def _remove_stale_partials(folder: Path) -> None:
     """Temporary files that a killed run left behind (younger ones may belong to a live run)."""
-    for path in folder.glob(".partial_*"):
+    for path in folder.glob(f"{PARTIAL}*"):
         if time.time() - path.stat().st_mtime > _STALE_SECONDS:
             path.unlink(missing_ok=True)

@@ -122,17 +122,16 @@ def network_start(network: Composite, pair: ImagePair, kind: AlignmentKind = "af
         DataError: if neither leaves anything of the images to compare.
     """
     begin = time.perf_counter()
-    given = pair.coarse.agreement(network)
+    given, beside = pair.coarse.agreement(network), not _overlap(network, pair)
     try:
         aligned = aligned_start(pair, kind)
     except AutoregError as error:
-        if _overlap(network, pair):
+        if not beside:
             return _of_network(network, pair, given, begin)
         raise DataError(
             "the network's transform leaves the images without overlap, and they could not be "
             f"aligned instead: {error}"
         ) from error
-    beside = not _overlap(network, pair)
     if not (beside or clearly_better(aligned.agreement, given)):
         return replace(_of_network(network, pair, given, begin), otherwise=aligned)
     note = (

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from batchgenerators.transforms.abstract_transforms import AbstractTransform
+from processes import is_running
 
 from autoreg.errors import DataError
 from autoreg.io.cases import Pair
@@ -171,13 +172,6 @@ with open_batches(Path(sys.argv[1]), draws, Compose([]), range(9), 2) as batches
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
-def is_running(pid):
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
