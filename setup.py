@@ -26,12 +26,15 @@ COMMANDS = {
     "autoreg_train": "autoreg.training.cli:main",
     "autoreg_predict": "autoreg.inference.cli:main_predict",
     "autoreg_import_weights": "autoreg.inference.cli:main_import_weights",
+    "autoreg_export_model": "autoreg.inference.cli_model_archive:main_export",
+    "autoreg_install_model": "autoreg.inference.cli_model_archive:main_install",
     "autoreg_demo": "autoreg.inference.cli:main_demo",
     "autoreg_register": "autoreg.inference.cli_register:main",
     "autoreg_apply_transform": "autoreg.inference.cli_transforms:main_apply",
     "autoreg_convert_transform": "autoreg.inference.cli_transforms:main_convert",
     "autoreg_evaluate": "autoreg.evaluation.cli:main",
     "autoreg_compare_io": "autoreg.inference.cli_compare_io:main",
+    "autoreg_find_best_configuration": "autoreg.inference.cli_find_best:main",
     "autoreg_export_submission": "autoreg.inference.cli_submission:main",
 }
 
@@ -66,7 +69,15 @@ setup(
     ],
     extras_require={
         "demo": ["nilearn>=0.10"],
-        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.*", "mypy>=2,<3", "build>=1.2"],
+        "tensorboard": ["tensorboard>=2.14"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "ruff==0.17.*",
+            "mypy>=2,<3",
+            "build>=1.2",
+            "tensorboard>=2.14",
+        ],
     },
     entry_points={
         "console_scripts": [f"{command} = {target}" for command, target in COMMANDS.items()]

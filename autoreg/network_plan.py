@@ -24,11 +24,14 @@ class GradICONPlan:
         level_factors: Resolution of each U-Net of the cascade, coarse to fine, as a fraction of
             the grid; powers of 1/2.
         width: Multiplies the published channel counts.
+        checkpointing: Compute each U-Net's activations again in the backward pass instead of
+            keeping them: less memory, more time.
     """
 
     architecture: Literal["gradicon"] = field(default="gradicon", kw_only=True)
     level_factors: tuple[float, ...]
     width: float
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         refuse(self._problems())
@@ -53,7 +56,7 @@ class GradICONPlan:
         """What is trained first when training from scratch; None if there is but one level."""
         if self.levels == 1:
             return None
-        return GradICONPlan(self.level_factors[:-1], self.width)
+        return GradICONPlan(self.level_factors[:-1], self.width, self.checkpointing)
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,8 @@ class TransMorphPlan:
             of nibabel, which the published weights are trained on.
         compatibility: "own"; or "upstream": sampling inside the network with the two mixed
             conventions of the authors' code (variants "half" and "time_varying" alone).
+        checkpointing: Compute the transformer blocks' activations again in the backward pass
+            instead of keeping them: less memory, more time.
     """
 
     architecture: Literal["transmorph"] = field(default="transmorph", kw_only=True)
@@ -182,6 +187,7 @@ class TransMorphPlan:
     time_steps: int = TIME_STEPS
     axes: Literal["dhw", "whd"] = "dhw"
     compatibility: Literal["own", "upstream"] = "own"
+    checkpointing: bool = True
 
     def __post_init__(self) -> None:
         refuse(self._problems())

@@ -1,6 +1,7 @@
 """Planned against measured peak memory: one training step, one IO step, one prediction.
 
     python benchmarks/memory_estimate.py [--device cuda] [--full] [--architecture sitreg ...]
+        [--jobs training ...] [--variants]
 
 Each measurement runs in a fresh process, as a command would: on the CPU the peak resident size,
 on CUDA the peak that torch reserved. Printed is estimate / measured.
@@ -10,8 +11,8 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoreg.command import resolve_device, set_passive_threads, steady_heap
@@ -19,18 +20,17 @@ from autoreg.io.records import from_plain, to_plain
 from autoreg.network_plan import ARCHITECTURES, GradICONPlan, NetworkPlan, Shape
 from autoreg.plan import (
     AlignmentPlan,
-    AugmentationPlan,
     GridPlan,
     InstanceOptimisationPlan,
     IntensityPlan,
     LossPlan,
     MemoryPlan,
     Plan,
-    TrainingPlan,
 )
 from autoreg.planning import rules_sitreg, rules_transmorph
 from autoreg.planning.rules_sitreg import Channels, build_sitreg
 from autoreg.planning.rules_transmorph import Size, build_transmorph, choose_window
+from autoreg.training_plan import AugmentationPlan, SupervisionPlan, TrainingPlan
 
 JOBS = ("training", "instance_optimisation", "prediction")
 
@@ -44,12 +44,25 @@ class Setting:
     name: str
     batch: int = 1
     similarity: str = ""
+    training: tuple[tuple[str, object], ...] = ()
+
+    def varied(self, name: str, **training: object) -> "Setting":
+        """The same with other values of the training."""
+        return replace(self, name=f"{self.name}, {name}", training=tuple(training.items()))
 
 
-def cascade(shape: Shape, width: float, batch: int = 1, similarity: str = "lncc") -> Setting:
+def cascade(
+    shape: Shape,
+    width: float,
+    batch: int = 1,
+    similarity: str = "lncc",
+    *,
+    checkpointing: bool = False,
+) -> Setting:
     """A GradICON cascade."""
-    network = GradICONPlan((0.25, 0.5, 1.0, 1.0), width)
-    return Setting(network, shape, f"gradicon, width {width:g}", batch, similarity)
+    network = GradICONPlan((0.25, 0.5, 1.0, 1.0), width, checkpointing)
+    name = f"gradicon, width {width:g}" + (", checkpointing" if checkpointing else "")
+    return Setting(network, shape, name, batch, similarity)
 
 
 def sitreg(
@@ -87,6 +100,31 @@ CPU_SETTINGS = (
     transmorph((64, 96, 64), rules_transmorph.BASE),
     transmorph((64, 64, 32), rules_transmorph.CPU, batch=2),
 )
+_CASCADE = cascade((64, 64, 64), 0.5, batch=4)
+_TWICE = cascade((64, 64, 64), 0.5, batch=4, checkpointing=True)
+_SITREG = sitreg((64, 64, 64), rules_sitreg.OASIS, batch=2)
+_KEPT = transmorph((64, 64, 64), rules_transmorph.CPU)
+VARIANTS = (
+    _CASCADE,
+    _TWICE,
+    _CASCADE.varied("4 parts", accumulation_steps=4),
+    _TWICE.varied("2 parts", accumulation_steps=2),
+    _CASCADE.varied("bfloat16", precision="bfloat16"),
+    _TWICE.varied("bfloat16", precision="bfloat16"),
+    _TWICE.varied("projection", gradients="gradient_projection"),
+    _TWICE.varied("projection, 2 parts", gradients="gradient_projection", accumulation_steps=2),
+    _TWICE.varied("masks", supervision=SupervisionPlan(masks=True)),
+    _TWICE.varied("labels", supervision=SupervisionPlan(dice_weight=1.0)),
+    _SITREG.varied("2 parts", accumulation_steps=2),
+    _SITREG.varied("bfloat16", precision="bfloat16"),
+    _SITREG.varied("projection", gradients="gradient_projection"),
+    _KEPT.varied("bfloat16", precision="bfloat16"),
+    replace(
+        _KEPT,
+        network=replace(_KEPT.network, checkpointing=False),
+        name="transmorph 48, half, nothing twice",
+    ),
+)
 LARGE_SETTINGS = (
     cascade((128, 128, 128), 1.0),
     cascade((175, 175, 175), 1.0),
@@ -115,8 +153,9 @@ def make_plan(setting: Setting) -> Plan:
         intensity={"MR": IntensityPlan("quantiles", 0.0, 0.99)},
         network=setting.network,
         loss=LossPlan(setting.similarity, {}, regularity, 1.5),
-        training=TrainingPlan(
-            80, 64, 100, setting.batch, 5e-5, augmentation, 5, 0, optimiser=optimiser
+        training=replace(
+            TrainingPlan(80, 64, 100, setting.batch, 5e-5, augmentation, 5, 0, optimiser=optimiser),
+            **dict(setting.training),
         ),
         instance_optimisation=InstanceOptimisationPlan(
             "gradient_projection", "random_one", 3, "amsgrad", 2e-5, 1e-3, 0, 0.0, 0
@@ -170,6 +209,12 @@ def train(plan, network, objective, moving, fixed) -> None:  # type: ignore[no-u
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from autoreg.networks.precision import set_precision
+    from autoreg.training.gradients import GradientRule, GradientSum
+    from autoreg.training.steps import StepDraws, StepLoss, backward_pairs
+    from autoreg.training.supervision import supervision_loss
+
+    supervision = plan.training.supervision
     figure = Figure(figsize=(10, 12))
     figure.subplots(3)[0].plot([0, 1])
     FigureCanvasAgg(figure).print_png(io.BytesIO())
@@ -178,14 +223,37 @@ def train(plan, network, objective, moving, fixed) -> None:  # type: ignore[no-u
         lr=plan.training.learning_rate,
         amsgrad=plan.training.optimiser == "amsgrad",
     )
-    generator = torch.Generator().manual_seed(0)
     network.train()
+    set_precision(network, plan.training.precision)
+    loss = StepLoss(objective, lambda maps, part: supervision_loss(maps, part, supervision, ()))
+    draws = StepDraws(lambda number: None, lambda: torch.Generator().manual_seed(0))
+    batch = _batch(supervision, moving, fixed)
     for _ in range(3):
-        optimiser.zero_grad(set_to_none=True)
-        maps = network(moving, fixed)
-        loss = objective.bind(moving, fixed)(maps, generator)
-        loss.total.backward()
+        gradients = GradientSum(network, GradientRule(plan.training))
+        parts = batch.parts(plan.training.accumulation_steps)
+        backward_pairs(network, loss, parts, draws, gradients)
+        gradients.finish(torch.Generator().manual_seed(0))
         optimiser.step()
+
+
+def _batch(supervision, moving, fixed):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Images with what a supervision needs."""
+    import torch
+
+    from autoreg.io.cases import Pair
+    from autoreg.training.batches import PairBatch
+
+    count, only = len(fixed), fixed[:, :1]
+    return PairBatch(
+        fixed,
+        moving,
+        (Pair("", ""),) * count,
+        fixed_mask=torch.ones_like(only, dtype=torch.bool) if supervision.masks else None,
+        moving_mask=torch.ones_like(only, dtype=torch.bool) if supervision.masks else None,
+        fixed_labels=(5 * only).to(torch.int16) if supervision.dice_weight else None,
+        moving_labels=(5 * moving[:, :1]).to(torch.int16) if supervision.dice_weight else None,
+        has_labels=(supervision.dice_weight > 0,) * count,
+    )
 
 
 def optimise_pair(plan, network, objective, moving, fixed) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
@@ -217,30 +285,37 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--full", action="store_true", help="also 128^3 and 175^3")
     parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS)
+    parser.add_argument(
+        "--variants", action="store_true", help="only training, in parts, in 16 bits, ..."
+    )
     parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.job:
         run_job(arguments.job, arguments.device)
         return 0
     settings = (*CPU_SETTINGS, *(LARGE_SETTINGS if arguments.full else ()))
-    print(f"{'network':>26} {'grid':>12} {'batch':>5} {'loss':>12}  {'job':<22}"
+    jobs = tuple(arguments.jobs)
+    if arguments.variants:
+        settings, jobs = VARIANTS, ("training",)
+    print(f"{'network':>54} {'grid':>12} {'batch':>5} {'loss':>12}  {'job':<22}"
           f"{'estimate':>10} {'measured':>10} {'ratio':>6}")  # fmt: skip
     for setting in settings:
         if setting.network.architecture in arguments.architecture:
-            compare(setting, arguments.device)
+            compare(setting, arguments.device, jobs)
     return 0
 
 
-def compare(setting: Setting, device: str) -> None:
+def compare(setting: Setting, device: str, jobs: Sequence[str]) -> None:
     """Print the lines of a setting."""
     from autoreg.planning.memory import estimate_memory
 
     estimate = estimate_memory(make_plan(setting), limit=0, cuda=device.startswith("cuda"))
-    for job in JOBS:
+    for job in jobs:
         planned, found = getattr(estimate, job), measure(setting, job, device)
         grid = "x".join(map(str, setting.shape))
         print(
-            f"{setting.name:>26} {grid:>12} {setting.batch:>5} {setting.similarity:>12}  "
+            f"{setting.name:>54} {grid:>12} {setting.batch:>5} {setting.similarity:>12}  "
             f"{job:<22}{planned / 2**20:>9.0f}M {found / 2**20:>9.0f}M {planned / found:>6.3f}",
             flush=True,
         )

@@ -1,26 +1,24 @@
 """Predicting many pairs: one after the other, each complete on disk before the next begins."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from autoreg.errors import UsageError
 from autoreg.inference.batch_pair import PairWorker
+from autoreg.inference.pair_hooks import PairHooks
 from autoreg.inference.pairs import find_pairs
+from autoreg.inference.pairs_file import PairFiles
 from autoreg.inference.predictor import Predictor
 from autoreg.inference.refinement import (
     chosen_refinement,
     obeyed_plan,
 )
 from autoreg.inference.request import PredictRequest, Report
-from autoreg.inference.result import (
-    is_complete,
-    versions,
-)
+from autoreg.inference.result import versions
 from autoreg.io.atomic import require_writable
 from autoreg.io.records import save_record
 from autoreg.training.model_folder import find_checkpoint, trained_folds
@@ -28,33 +26,11 @@ from autoreg.training.model_folder import find_checkpoint, trained_folds
 logger = logging.getLogger(__name__)
 
 
-def _nothing(folder: Path, *, fresh: bool) -> None:
-    """What is done after a pair unless somebody asks for more."""
-
-
-class AfterPair(Protocol):
-    """Hears of every pair that is complete."""
-
-    def __call__(self, folder: Path, *, fresh: bool) -> None:
-        """Do something with a pair's folder; `fresh` unless it was complete already."""
-
-
-@dataclass(frozen=True)
-class PairHooks:
-    """What a caller wants to have a say in; by default nothing.
-
-    Attributes:
-        is_complete: Whether a folder already holds what is wanted of a request, given by its
-            digest; asked for with `skip_complete` alone.
-        after: Is called after every pair that did not fail, before the next one begins.
-    """
-
-    is_complete: Callable[[Path, str], bool] = is_complete
-    after: AfterPair = _nothing
-
-
 def predict_all(
-    request: PredictRequest, device: torch.device, hooks: PairHooks | None = None
+    request: PredictRequest,
+    device: torch.device,
+    hooks: PairHooks | None = None,
+    pairs: Sequence[PairFiles] | None = None,
 ) -> Report:
     """Predict every pair of a request; a failing pair does not keep the others from running.
 
@@ -62,6 +38,7 @@ def predict_all(
         request: What to predict.
         device: Where to compute.
         hooks: What else is to be done.
+        pairs: In place of those of the request's source.
 
     Returns:
         Which cases were predicted, skipped and failed.
@@ -76,7 +53,8 @@ def predict_all(
             f"--part-id {request.part} of --num-parts {request.parts}: expected 0 to "
             f"{request.parts - 1}"
         )
-    pairs = find_pairs(request.source, request.split)[request.part :: request.parts]
+    found = find_pairs(request.source, request.split) if pairs is None else pairs
+    pairs = found[request.part :: request.parts]
     checkpoint = find_checkpoint(request.model, request.fold, request.checkpoint)
     predictor = Predictor.from_model(
         request.model, fold=request.fold, checkpoint=request.checkpoint, device=device

@@ -1,6 +1,7 @@
 """Predicting many pairs where no model is trained: by optimising a displacement field for each."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -9,12 +10,12 @@ import torch
 from autoreg.errors import UsageError
 from autoreg.failures import FAILURES, reason_of
 from autoreg.inference.case_folder import mark_failed, mark_finished
+from autoreg.inference.pair_hooks import PairHooks
 from autoreg.inference.pairs import Split, find_pairs
 from autoreg.inference.pairs_file import PairFiles
 from autoreg.inference.pairwise import PairOptions
 from autoreg.inference.register import RegisterRequest, register_files
 from autoreg.inference.request import Report
-from autoreg.inference.result import is_complete
 from autoreg.io.atomic import require_writable
 from autoreg.io.result import Result
 
@@ -38,8 +39,11 @@ class ModelFlags:
     fixed_modality: list[str] | None = None
     moving_modality: list[str] | None = None
 
-    def refuse(self, results: Path) -> None:
+    def refuse(self, reason: str) -> None:
         """Refuse flags that would do nothing.
+
+        Args:
+            reason: Why they would.
 
         Raises:
             UsageError: naming them.
@@ -47,8 +51,8 @@ class ModelFlags:
         given = [f"--{f.name}" for f in fields(self) if getattr(self, f.name) is not None]
         if given:
             raise UsageError(
-                f"{results}: no trained model, so that {', '.join(given).replace('_', '-')} would "
-                "do nothing; name a model with -m, or drop what belongs to one"
+                f"{reason}, so that {', '.join(given).replace('_', '-')} would do nothing; "
+                "name a model with -m, or drop what belongs to one"
             )
 
 
@@ -73,12 +77,19 @@ class BatchRequest:
     part: int
 
 
-def register_all(request: BatchRequest, device: torch.device) -> Report:
+def register_all(
+    request: BatchRequest,
+    device: torch.device,
+    hooks: PairHooks | None = None,
+    pairs: Sequence[PairFiles] | None = None,
+) -> Report:
     """Register every pair with the default preset; a failing one does not keep the others.
 
     Args:
         request: What to register.
         device: Where to compute.
+        hooks: What else is to be done.
+        pairs: In place of those of the request's source.
 
     Raises:
         AutoregError: if nothing can be registered at all.
@@ -88,21 +99,27 @@ def register_all(request: BatchRequest, device: torch.device) -> Report:
             f"--part-id {request.part} of --num-parts {request.parts}: expected 0 to "
             f"{request.parts - 1}"
         )
-    pairs = find_pairs(request.source, request.split)[request.part :: request.parts]
+    found = find_pairs(request.source, request.split) if pairs is None else pairs
+    pairs = found[request.part :: request.parts]
+    hooks = PairHooks() if hooks is None else hooks
     require_writable(request.output)
     outcomes: dict[str, list[str]] = {"predicted": [], "skipped": [], "failed": []}
     for number, pair in enumerate(pairs, 1):
-        kind, message = _outcome(pair, request, device)
+        kind, message = _outcome(pair, request, device, hooks)
         outcomes[kind].append(pair.case)
         level = logging.ERROR if kind == "failed" else logging.INFO
         logger.log(level, "[%d/%d] %s: %s", number, len(pairs), pair.case, message)
+        if kind != "failed":
+            hooks.after(request.output / pair.case, fresh=kind == "predicted")
     return Report(**{kind: tuple(cases) for kind, cases in outcomes.items()})
 
 
-def _outcome(pair: PairFiles, request: BatchRequest, device: torch.device) -> tuple[str, str]:
+def _outcome(
+    pair: PairFiles, request: BatchRequest, device: torch.device, hooks: PairHooks
+) -> tuple[str, str]:
     one = RegisterRequest(pair, request.output / pair.case, PairOptions(), device)
     try:
-        if request.skip_complete and is_complete(one.output, one.digest):
+        if request.skip_complete and hooks.is_complete(one.output, one.digest):
             mark_finished(one.output)
             return "skipped", "complete already"
         return "predicted", _text(register_files(one))

@@ -42,6 +42,9 @@ def main_predict(argv: Sequence[str] | None = None) -> int:
     add("-o", "--output", type=Path, required=True, metavar="OUT",
         help="folder for the results, one sub-folder for each pair")  # fmt: skip
     add_model_flags(parser, "number or name of the model's data set (default: the only model)")
+    add("--without-model", action="store_true",
+        help="optimise a displacement field for each pair although models are trained",
+        )  # fmt: skip
     _add_io_flags(parser)
     add_split_flag(parser)
     add("--fixed-modality", nargs="+", metavar="NAME",
@@ -105,8 +108,13 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     results = resolve_paths(results=arguments.results).results
     named = (arguments.model, arguments.dataset, arguments.config)
+    if arguments.without_model:
+        flags = ("-m", "-d", "--config")
+        if given := [flag for flag, v in zip(flags, named, strict=True) if v is not None]:
+            raise UsageError(f"--without-model: takes no model; drop {', '.join(given)}")
+        return _predict_without_model(arguments, "--without-model")
     if named == (None, None, None) and not trained_models(results):
-        return _predict_without_model(arguments, results)
+        return _predict_without_model(arguments, f"{results}: no trained model")
     model = choose_model(
         ModelRequest(arguments.model, arguments.dataset, arguments.config),
         results,
@@ -144,17 +152,17 @@ def _predict(arguments: argparse.Namespace) -> int:
     return report.exit_status
 
 
-def _predict_without_model(arguments: argparse.Namespace, results: Path) -> int:
+def _predict_without_model(arguments: argparse.Namespace, reason: str) -> int:
     from autoreg.inference.batch_without_model import BatchRequest, ModelFlags, register_all
 
     roomy_heap()
     flags = vars(arguments)
-    ModelFlags(**{name: flags[name] for name in ModelFlags.__dataclass_fields__}).refuse(results)
+    ModelFlags(**{name: flags[name] for name in ModelFlags.__dataclass_fields__}).refuse(reason)
     if arguments.gpus is not None:
         return _predict_on_gpus(arguments)
     sys.stderr.write(
-        f"{results}: no trained model; every pair is registered by optimising a displacement "
-        "field, as autoreg_register does (preset balanced)\n"
+        f"{reason}; every pair is registered by optimising a displacement field, as "
+        "autoreg_register does (preset balanced)\n"
     )
     report = register_all(
         BatchRequest(

@@ -1,43 +1,24 @@
 """Instance optimisation compared: every setting predicted and scored on the same pairs."""
 
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from autoreg.errors import AutoregError, DataError, UsageError
-from autoreg.evaluation.predictions import unfinished
-from autoreg.evaluation.scores import Failure
-from autoreg.inference.batch import PairHooks, predict_all
-from autoreg.inference.compare_io_scores import Scorer, StoredScores, discard_fields, make_scorer
+from autoreg.errors import AutoregError, UsageError
+from autoreg.inference.batch import predict_all
+from autoreg.inference.compare_io_run import PairRun, ScoredPair
+from autoreg.inference.compare_io_scores import Scorer, make_scorer
 from autoreg.inference.compare_io_settings import CompareRequest, Setting, predict_request
 from autoreg.inference.pairs import find_pairs
 from autoreg.inference.pairs_file import PairFiles
-from autoreg.inference.result import is_complete
 from autoreg.io.atomic import require_writable
-from autoreg.io.result import Result, read_result
 from autoreg.plan import intensity_name
 from autoreg.training.model_folder import find_checkpoint, load_network
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ScoredPair:
-    """One pair in one setting.
-
-    Attributes:
-        scores: By the rules of the request.
-        result: What the prediction noted.
-        folder: Where its files lie, as far as they were kept.
-    """
-
-    scores: StoredScores
-    result: Result
-    folder: Path
 
 
 @dataclass(frozen=True)
@@ -107,18 +88,21 @@ class PreparedComparison:
     checkpoint: Path
 
 
-def prepare(request: CompareRequest, device: torch.device) -> PreparedComparison:
+def prepare(
+    request: CompareRequest, device: torch.device, pairs: Sequence[PairFiles] | None = None
+) -> PreparedComparison:
     """Look whether a comparison can be done; nothing is written.
 
     Args:
         request: What to compare.
         device: Where to compute.
+        pairs: In place of those of the request's source.
 
     Raises:
         AutoregError: if nothing can be predicted at all: no pairs, no model, bad values.
     """
     scorer = make_scorer(request.protocol, request.labels, device)
-    pairs = find_pairs(request.source, request.split)
+    pairs = find_pairs(request.source, request.split) if pairs is None else pairs
     checkpoint = find_checkpoint(request.model, request.fold, request.checkpoint)
     _check_settings(request, pairs)
     return PreparedComparison(request, device, scorer, tuple(pairs), checkpoint.absolute())
@@ -145,11 +129,11 @@ def compare_io(prepared: PreparedComparison) -> Comparison:
     for number, setting in enumerate(request.settings, 1):
         logger.info("setting %d of %d: %s", number, len(request.settings), setting.title)
         left = len(pairs) * (len(request.settings) - number + 1)
-        run = _Run(request, setting, prepared.scorer, left, {}, {})
-        report = predict_all(
-            predict_request(request, setting), prepared.device, PairHooks(run.is_done, run.after)
-        )
-        failures += run.failed(report.failed)
+        out = request.folder(setting)
+        run = PairRun(out, prepared.scorer, request.discard_fields, left)
+        asked_for = predict_request(request, setting)
+        report = predict_all(asked_for, prepared.device, run.hooks, pairs)
+        failures += [FailedPair(setting, *one) for one in run.failed(report.failed)]
         scored[setting.name] = run.scored
     device = str(prepared.device)
     return Comparison(request, prepared.checkpoint, device, pairs, scored, tuple(failures))
@@ -175,60 +159,3 @@ def _check_settings(request: CompareRequest, pairs: Sequence[PairFiles]) -> None
     if problems:
         lines = [f"{flag}: {problem}" for flag, problem in problems.items()]
         raise UsageError("\n".join(lines))
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One setting while it is predicted."""
-
-    request: CompareRequest
-    setting: Setting
-    scorer: Scorer
-    left: int  # pairs of this setting and of those that follow
-    scored: dict[str, ScoredPair]
-    unscored: dict[str, Failure]
-
-    def is_done(self, folder: Path, request: str) -> bool:
-        """Whether a pair is predicted, with all its files or with scores in their place."""
-        if is_complete(folder, request):
-            return True
-        try:
-            predicted = read_result(folder).request == request
-        except DataError:  # interrupted while it was predicted anew: older scores do not count
-            return False
-        return predicted and self.scorer.stored(folder, request) is not None
-
-    def after(self, folder: Path, *, fresh: bool) -> None:
-        """Score a pair unless that is done, and remove what is not to be kept."""
-        result = read_result(folder)
-        stored = None if fresh else self.scorer.stored(folder, result.request)
-        found = self.scorer.score(folder, result.request) if stored is None else stored
-        if isinstance(found, Failure):
-            logger.error("%s: not scored: %s", folder.name, found.reason)
-            self.unscored[folder.name] = found
-            return
-        if self.request.discard_fields:
-            discard_fields(folder)
-        elif fresh and not self.scored:
-            self._warn_of_disk(sum(result.files.values()))
-        self.scored[folder.name] = ScoredPair(found, result, folder)
-
-    def _warn_of_disk(self, bytes_per_pair: int) -> None:
-        needed, free = bytes_per_pair * (self.left - 1), shutil.disk_usage(self.request.output).free
-        if needed > free:
-            logger.warning(
-                f"{self.request.output}: up to {needed / 1e9:.0f} GB are still to be written, and "
-                f"{free / 1e9:.0f} GB are free; --discard-fields removes what has been scored"
-            )
-
-    def failed(self, unpredicted: Sequence[str]) -> list[FailedPair]:
-        """What went wrong, in words."""
-        out = self.request.folder(self.setting)
-        failures = [
-            FailedPair(self.setting, case, unfinished(out / case) or "see the messages above")
-            for case in unpredicted
-        ]
-        return failures + [
-            FailedPair(self.setting, case, f"not scored: {failure.reason}")
-            for case, failure in self.unscored.items()
-        ]

@@ -11,7 +11,8 @@ import numpy as np
 
 from autoreg.evaluation.report import counted
 from autoreg.evaluation.scores import LabelScore
-from autoreg.inference.compare_io import Comparison, ScoredPair
+from autoreg.inference.compare_io import Comparison
+from autoreg.inference.compare_io_run import ScoredPair
 from autoreg.inference.compare_io_settings import Setting
 
 # autoreg_evaluate leaves lost labels out of it; a referee's HD95 is infinite with one.

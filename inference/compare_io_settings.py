@@ -37,16 +37,26 @@ class Setting:
     @property
     def name(self) -> str:
         """Name of its folder."""
+        refined = "" if self.refine == "off" else f"refine_{self.refine}"
         if self.mode != "none":
-            return f"{self.mode}_{self.optimised}_{self.steps}"
-        return "none" if self.refine == "off" else f"refine_{self.refine}"
+            return "_".join(filter(None, [self.mode, self.optimised, str(self.steps), refined]))
+        return refined or "none"
 
     @property
     def title(self) -> str:
         """For tables."""
+        io = "no IO"
         if self.mode != "none":
-            return f"{_SHORT[self.mode]}, {self.steps} steps, {self.optimised}"
-        return "no IO" if self.refine == "off" else f"no IO, refine {self.refine}"
+            io = f"{_SHORT[self.mode]}, {self.steps} steps, {self.optimised}"
+        return io if self.refine == "off" else f"{io}, refine {self.refine}"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What asks autoreg_predict for it."""
+        io = ["--io", self.mode]
+        if self.mode != "none":
+            io += ["--io-optimised", str(self.optimised), "--io-steps", str(self.steps)]
+        return (*io, "--refine", self.refine)
 
 
 NO_IO = Setting()
@@ -138,10 +148,7 @@ def commands_by_hand(request: CompareRequest, setting: Setting, device: str) -> 
     """The two commands that give the numbers of one setting: predict and evaluate."""
     out = str(request.folder(setting))
     predict = ["autoreg_predict", "-i", str(request.source), "-o", out, "-m", str(request.model)]
-    predict += ["--io", setting.mode]
-    if setting.mode != "none":
-        predict += ["--io-optimised", str(setting.optimised), "--io-steps", str(setting.steps)]
-    predict += ["--refine", setting.refine]
+    predict += setting.flags
     optional = {
         "--fold": request.fold,
         "--checkpoint": request.checkpoint,

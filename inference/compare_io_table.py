@@ -8,8 +8,9 @@ from autoreg.evaluation.paired import PairedDifference, holm, paired_difference
 from autoreg.evaluation.protocols import PROTOCOLS, RefereeMetric
 from autoreg.evaluation.referee_summary import referee_statistic
 from autoreg.evaluation.summary import METRICS, Metric, statistic
-from autoreg.inference.compare_io import Comparison, ScoredPair
+from autoreg.inference.compare_io import Comparison
 from autoreg.inference.compare_io_lost import HD95_OF_FINITE, hd95_of_both
+from autoreg.inference.compare_io_run import ScoredPair
 from autoreg.inference.compare_io_settings import NO_IO, ProtocolChoice, Setting
 
 Values = list[float | None]

@@ -65,6 +65,23 @@ def choose_model(request: ModelRequest, results: Path) -> Path:
     return models[0]
 
 
+def models_of_dataset(results: Path, dataset: str) -> tuple[Path, ...]:
+    """The trained model folders of one data set.
+
+    Args:
+        results: Folder of trained models.
+        dataset: Its whole name, its name or its number.
+
+    Raises:
+        UsageError: if there is none, or the number fits several data sets.
+    """
+    found = _of_dataset(trained_models(results), dataset)
+    names = sorted({model.parent.name for model in found})
+    if len(names) > 1:
+        raise UsageError(f"{dataset}: {len(names)} data sets fit; choose of {', '.join(names)}")
+    return found
+
+
 def _named_folder(request: ModelRequest) -> Path:
     if request.dataset is not None or request.configuration is not None:
         raise UsageError("-m names the model; drop -d and --config, which search among the results")

@@ -162,12 +162,13 @@ def pairs_of_dataset(dataset: RawDataset, folder: Path, split: Split) -> tuple[P
         )
         raise UsageError(f"{folder}: the data set {dataset.name} has no {split} pairs; {remedy}")
     return tuple(
-        _pair_of_cases(dataset.case(pair.fixed), dataset.case(pair.moving))
+        pair_of_cases(dataset.case(pair.fixed), dataset.case(pair.moving))
         for pair in by_split[split]
     )
 
 
-def _pair_of_cases(fixed: Case, moving: Case) -> PairFiles:
+def pair_of_cases(fixed: Case, moving: Case) -> PairFiles:
+    """Two cases of a raw data set as a pair, with whatever belongs to them."""
     # Rows of different kinds of points do not correspond: then only the fixed ones count.
     alone = (fixed.landmarks, None if fixed.landmarks else moving.landmarks)
     landmarks = pair_landmarks(fixed, moving) or alone

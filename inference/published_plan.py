@@ -7,18 +7,17 @@ from autoreg.network_plan import GradICONPlan, NetworkPlan, Shape
 from autoreg.plan import (
     PLAN_FORMAT,
     AlignmentPlan,
-    AugmentationPlan,
     GridPlan,
     InstanceOptimisationPlan,
     IntensityPlan,
     LossPlan,
     MemoryPlan,
     Plan,
-    TrainingPlan,
 )
 from autoreg.planning.budget import get_budget
 from autoreg.planning.memory import estimate_memory
 from autoreg.planning.recipes import recipe_of
+from autoreg.training_plan import AugmentationPlan, TrainingPlan
 
 _T = TypeVar("_T")
 

@@ -6,15 +6,14 @@ from autoreg.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistic
 from autoreg.network_plan import GradICONPlan
 from autoreg.plan import (
     AlignmentPlan,
-    AugmentationPlan,
     GridPlan,
     InstanceOptimisationPlan,
     IntensityPlan,
     LossPlan,
     MemoryPlan,
     Plan,
-    TrainingPlan,
 )
+from autoreg.training_plan import AugmentationPlan, TrainingPlan
 
 
 def statistics(minimum=0.0, maximum=1.0):

@@ -10,15 +10,14 @@ from autoreg.networks.gradicon import GradICON
 from autoreg.plan import (
     PLAN_FORMAT,
     AlignmentPlan,
-    AugmentationPlan,
     GridPlan,
     InstanceOptimisationPlan,
     IntensityPlan,
     LossPlan,
     MemoryPlan,
     Plan,
-    TrainingPlan,
 )
+from autoreg.training_plan import AugmentationPlan, TrainingPlan
 
 SHAPE = (14, 12, 13)
 LEVELS = (0.5, 1.0)

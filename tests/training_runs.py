@@ -2,7 +2,7 @@
 
 import json
 
-from autoreg.training import trainer
+from autoreg.training import stepping
 from autoreg.training.checkpoint import load_checkpoint
 from autoreg.training.cli import main
 from autoreg.training.model_folder import checkpoint_path
@@ -30,12 +30,20 @@ def weights_of(blobs, which="final", fold="0"):
     return load_checkpoint(checkpoint_path(blobs.model, fold, which)).network
 
 
+def steps_of(blobs, fold="0"):
+    return (blobs.model / f"fold_{fold}" / "steps.csv").read_text().splitlines()
+
+
 def interrupt_in_epoch(monkeypatch, epoch):
-    original = trainer._train_epoch
+    interrupt_in_step(monkeypatch, epoch, 0)
 
-    def train_epoch(setup, state, batches, bar):
-        if state.epoch == epoch:
+
+def interrupt_in_step(monkeypatch, epoch, step):
+    original = stepping.Stepper.step
+
+    def one_step(stepper, batch, index):
+        if (stepper._state.epoch, index) == (epoch, step):
             raise KeyboardInterrupt
-        return original(setup, state, batches, bar)
+        return original(stepper, batch, index)
 
-    monkeypatch.setattr(trainer, "_train_epoch", train_epoch)
+    monkeypatch.setattr(stepping.Stepper, "step", one_step)

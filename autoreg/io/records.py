@@ -63,14 +63,19 @@ def load_json(path: Path, error: type[AutoregError] = PlanError) -> Any:  # noqa
         ) from cause
     except (OSError, UnicodeDecodeError) as cause:
         raise error(f"{path}: cannot be read ({cause})") from cause
+    return parse_json(text, str(path), error)
+
+
+def parse_json(text: str, where: str, error: type[AutoregError] = PlanError) -> Any:  # noqa: ANN401
+    """Parse JSON text, in which no key stands twice; errors name `where`, line and column."""
     try:
         return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_such_number)
     except json.JSONDecodeError as cause:
         raise error(
-            f"{path}, line {cause.lineno}, column {cause.colno}: not valid JSON: {cause.msg}"
+            f"{where}, line {cause.lineno}, column {cause.colno}: not valid JSON: {cause.msg}"
         ) from cause
     except ValueError as cause:
-        raise error(f"{path}: {cause}") from cause
+        raise error(f"{where}: {cause}") from cause
 
 
 def load_record(cls: type[T], path: Path, error: type[AutoregError] = PlanError) -> T:

@@ -11,7 +11,9 @@ from autoreg.networks.transmorph import build_transmorph
 
 
 def _gradicon(network: GradICONPlan, channels: int) -> RegistrationNetwork:
-    return GradICON(network.level_factors, channels, network.width)
+    return GradICON(
+        network.level_factors, channels, network.width, checkpointing=network.checkpointing
+    )
 
 
 _BUILDERS: dict[type, Callable[[Any, int], RegistrationNetwork]] = {

@@ -10,13 +10,15 @@ References:
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from autoreg.errors import CheckpointError, PlanError
 from autoreg.networks.base import MapPair, RegistrationNetwork
-from autoreg.networks.unet import TallUNet, pool
+from autoreg.networks.unet import TallUNet, UntrackedStatistics, pool
 from autoreg.numerics.maps import FieldChain
 from autoreg.numerics.warp import sample_at_unit
 
@@ -33,10 +35,19 @@ class GradICON(RegistrationNetwork):
             of 1/2; the published ones are (1/4, 1/2, 1, 1).
         channels: Of one image.
         width: Multiplies the published channel counts.
+        checkpointing: Compute each U-Net's activations again in the backward pass.
     """
 
-    def __init__(self, level_factors: Sequence[float], channels: int, width: float) -> None:
+    def __init__(
+        self,
+        level_factors: Sequence[float],
+        channels: int,
+        width: float,
+        *,
+        checkpointing: bool = False,
+    ) -> None:
         super().__init__()
+        self._checkpointing = checkpointing
         self._prefixes = level_prefixes(level_factors)
         self._shallow_prefixes = level_prefixes(level_factors[:-1])
         self._halvings = tuple(_halvings(factor) for factor in level_factors)
@@ -92,9 +103,23 @@ class GradICON(RegistrationNetwork):
             warped, onto = moving[halvings], fixed[halvings]
             if chain.fields:
                 warped = sample_at_unit(warped, chain.dense(warped.shape[2:]), "border")
-            unet = self.get_submodule(prefix.removesuffix("."))
-            chain = chain.prepended(unet(warped, onto))
+            chain = chain.prepended(self._displacement(prefix, warped, onto))
         return chain
+
+    def _displacement(self, prefix: str, warped: Tensor, onto: Tensor) -> Tensor:
+        unet = self.get_submodule(prefix.removesuffix("."))
+        if not (self._checkpointing and torch.is_grad_enabled()):
+            displacement: Tensor = unet(warped, onto)
+            return displacement
+        again: Tensor = checkpoint(
+            unet,
+            warped,
+            onto,
+            use_reentrant=False,
+            preserve_rng_state=False,  # there is no randomness
+            context_fn=lambda: (nullcontext(), UntrackedStatistics(unet)),
+        )
+        return again
 
 
 def level_prefixes(level_factors: Sequence[float]) -> tuple[str, ...]:

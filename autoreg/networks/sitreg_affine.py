@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoreg.errors import PlanError
+from autoreg.networks.precision import widened
 
 _PARAMETERS = 12
 
@@ -52,7 +53,7 @@ class AffineHead(nn.Module):
                 "network: the authors' affine stage reads one coarsest voxel, found "
                 f"{tuple(features.shape[2:])}; the grid must be no longer than 2^(resolutions - 1)"
             )
-        first, second = features.flatten(2).mean(2).chunk(2)
+        first, second = widened(features).flatten(2).mean(2).chunk(2)
         difference, total = first - second, first + second
         start = torch.cat(
             [torch.cat([difference, total], dim=1), torch.cat([-difference, total], dim=1)]

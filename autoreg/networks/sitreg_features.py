@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from autoreg.networks.precision import HeavyPart, normalised, strided_convolution
+
 # Up to so many values in the axes but the last one, torch leaves a batch of one to its own code.
 _TORCHS_SMALLEST = 20480
 
@@ -65,7 +67,7 @@ class ConvolutionBlock(nn.Module):
                 x = convolution(x)
             if self._normalised:
                 # Not with channels last: that kernel of torch loses three digits on the CPU.
-                x = self.normalizers[i](x.contiguous())
+                x = normalised(self.normalizers[i], x.contiguous())
             # In place on what the next convolution keeps anyway.
             x = functional.relu(laid_out(x), inplace=True)
         return x
@@ -132,11 +134,13 @@ class _DownsamplingBlock(nn.Module):
             # Zeros at the high ends, which take part in the mean, as in the authors' code.
             padding = [p for n in odd for p in (0, n)]
             features, skip = functional.pad(features, padding), functional.pad(skip, padding)
-        skip = self.downsampling(features) + self.projection(functional.avg_pool3d(skip, 2))
+        skip = strided_convolution(self.downsampling, features, 2) + self.projection(
+            functional.avg_pool3d(skip, 2)
+        )
         return self.conv(skip), skip
 
 
-class FeatureExtractor(nn.Module):
+class FeatureExtractor(HeavyPart):
     """Features of single images at full, half, quarter, ... resolution.
 
     Args:
@@ -180,6 +184,10 @@ class FeatureExtractor(nn.Module):
         Returns:
             Per resolution k, finest first, (B, features_k, ceil(D / 2^k), ...).
         """
+        with self.reduced(image):
+            return self._features(image)
+
+    def _features(self, image: Tensor) -> list[Tensor]:
         again = self._checkpointing and torch.is_grad_enabled()
         x, skip = checkpointed(again, self._finest, image)
         features = [x]

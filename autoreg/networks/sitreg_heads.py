@@ -7,8 +7,9 @@ Attribute names are those of the authors' code, so that weights trained with it 
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from autoreg.networks.precision import HeavyPart, full_precision, widened
 from autoreg.networks.sitreg_features import (
     Convolution,
     ConvolutionBlock,
@@ -17,7 +18,7 @@ from autoreg.networks.sitreg_features import (
 )
 
 
-class DeformationHead(nn.Module):
+class DeformationHead(HeavyPart):
     """Control points of the two directions from the features of the two images.
 
     The features enter as difference and sum. Between the directions only the difference changes
@@ -47,6 +48,11 @@ class DeformationHead(nn.Module):
         Returns:
             (2B, 3, d, h, w), forward first.
         """
+        with self.reduced(features):
+            return limit * self._shares(features)
+
+    def _shares(self, features: Tensor) -> Tensor:
+        """The control points as shares of their limit, (2B, 3, d, h, w)."""
         first, second = laid_out(features).chunk(2)
         layer = self.convolutions.first
         of_difference, of_sum = layer.weight.chunk(2, dim=1)
@@ -56,7 +62,9 @@ class DeformationHead(nn.Module):
         responses = [difference + total, total.sub_(difference)]
         del difference, total
         # Each response is gone before the next one is worked on.
-        return limit * torch.cat([self._after_first_convolution(responses.pop(0)) for _ in "fr"])
+        return torch.cat([self._after_first_convolution(responses.pop(0)) for _ in "fr"])
 
     def _after_first_convolution(self, x: Tensor) -> Tensor:
-        return torch.tanh(self.final_convolution(self.convolutions.after_first(x)))
+        x = self.convolutions.after_first(x)
+        with full_precision(x):
+            return torch.tanh(self.final_convolution(widened(x)))

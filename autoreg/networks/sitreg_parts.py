@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from autoreg.networks.precision import widened
 from autoreg.networks.sitreg_affine import AffineHead, centred_to_index, half_affine
 from autoreg.networks.sitreg_features import FeatureExtractor, checkpointed
 from autoreg.networks.sitreg_heads import DeformationHead
@@ -103,7 +104,7 @@ class Resolution:
             (B, C, d, h, w).
         """
         points = (points + 0.5) / self.spacing - 0.5
-        return sample_features(features, points.expand(features.shape[0], -1, -1, -1, -1))
+        return sample_features(widened(features), points.expand(features.shape[0], -1, -1, -1, -1))
 
 
 def _divided(shape: Sequence[int], factor: int) -> tuple[int, ...]:

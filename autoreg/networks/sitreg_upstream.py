@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from autoreg.networks.precision import widened
 from autoreg.networks.sitreg_parts import Parts, Resolution, swapped
 from autoreg.numerics.coordinates import index_grid
 from autoreg.numerics.index_maps import AffineStep, Displacement, Step
@@ -54,7 +55,7 @@ def upstream_steps(parts: Parts, images: Tensor) -> tuple[tuple[Step, ...], tupl
     Returns:
         Two chains on index coordinates of the images' grid, for batches of B.
     """
-    features = parts.extractor(images)
+    features = [widened(each) for each in parts.extractor(images)]
     affine = parts.half_affine(features[-1], images.shape[2:])
     *_, last = upstream_levels(parts, features, affine)
     first, second = whole_maps(last, affine).chunk(2)

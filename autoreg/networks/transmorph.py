@@ -26,7 +26,7 @@ from autoreg.networks.base import MapPair, RegistrationNetwork
 from autoreg.networks.transmorph_decoder import (
     ConvolutionUnit,
     DecoderBlock,
-    displacement_head,
+    DisplacementHead,
     doubled,
     fast_layout,
 )
@@ -59,7 +59,13 @@ class TransMorph(RegistrationNetwork):
         self._reversed = plan.axes == "whd"
         self._mixed = plan.compatibility == "upstream"
         self.transformer = SwinTransformer(
-            2 * channels, plan.embedding, plan.depths, plan.heads, plan.window, plan.drop_path
+            2 * channels,
+            plan.embedding,
+            plan.depths,
+            plan.heads,
+            plan.window,
+            plan.drop_path,
+            checkpointing=plan.checkpointing,
         )
 
     def forward(self, moving: Tensor, fixed: Tensor) -> MapPair:
@@ -126,7 +132,7 @@ class FullTransMorph(_FourStageTransMorph):
         self.up4 = DecoderBlock(c // 2, _HEAD_FEATURES, _HEAD_FEATURES)
         self.c1 = ConvolutionUnit(2 * channels, c // 2)
         self.c2 = ConvolutionUnit(2 * channels, _HEAD_FEATURES)
-        self.reg_head = displacement_head(_HEAD_FEATURES)
+        self.reg_head = DisplacementHead(_HEAD_FEATURES)
 
     def displacement(self, images: Tensor) -> Tensor:
         """The displacement in voxels; see the base class."""
@@ -145,7 +151,7 @@ class HalfTransMorph(_FourStageTransMorph):
         self.c1 = ConvolutionUnit(2 * channels, c // 2)
         # Not used, here and in the published code, whose weights have it.
         self.c2 = ConvolutionUnit(2 * channels, _HEAD_FEATURES)
-        self.reg_head = displacement_head(_HEAD_FEATURES)
+        self.reg_head = DisplacementHead(_HEAD_FEATURES)
 
     def displacement(self, images: Tensor) -> Tensor:
         """The displacement in voxels of the full resolution; see the base class."""
@@ -169,13 +175,13 @@ class TimeVaryingTransMorph(TransMorph):
         self.up1 = DecoderBlock(2 * c, c, c)
         self.up2 = DecoderBlock(c, c // 2, c // 2)
         self.c1 = ConvolutionUnit(2 * channels, c // 2, batch_norm=True)
-        self.reg_heads = nn.ModuleList(displacement_head(_HEAD_FEATURES) for _ in steps)
+        self.reg_heads = nn.ModuleList(DisplacementHead(_HEAD_FEATURES) for _ in steps)
         self.up3s = nn.ModuleList(DecoderBlock(c // 2, c // 2, _HEAD_FEATURES) for _ in steps)
         self.cs = nn.ModuleList(
             ConvolutionUnit(2 * channels, c // 2, batch_norm=True) for _ in steps
         )
         # Not used, here and in the published code, whose weights have it.
-        self.reg_head = displacement_head(_HEAD_FEATURES)
+        self.reg_head = DisplacementHead(_HEAD_FEATURES)
 
     def displacement(self, images: Tensor) -> Tensor:
         """The displacement in voxels; see the base class."""

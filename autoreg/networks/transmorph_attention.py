@@ -60,12 +60,12 @@ class WindowAttention(nn.Module):
         batch, count, tokens, channels = windows.shape
         qkv = self.qkv(windows).view(batch, count, tokens, 3, self._heads, -1)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind()
-        bias = self._bias(tokens)
+        bias = self._bias(tokens).to(q.dtype)
         if groups is None:
             mixed = _attended(q, k, v, bias)
         else:
             parts = [
-                _attended(q[:, chosen], k[:, chosen], v[:, chosen], bias + mask)
+                _attended(q[:, chosen], k[:, chosen], v[:, chosen], bias + mask.to(q.dtype))
                 for chosen, mask in zip(groups.windows, groups.masks, strict=True)
             ]
             mixed = torch.cat(parts, 1)[:, groups.order]

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from autoreg.networks.precision import HeavyPart, full_precision, reduced_dtype, widened
+
 # Small, so that a fresh network displaces next to nothing.
 _HEAD_DEVIATION = 1e-5
 _SLOPE = 0.01
@@ -29,7 +31,7 @@ class NormalisedActivation(nn.Module):
         return result
 
 
-class ConvolutionUnit(nn.Sequential):
+class ConvolutionUnit(nn.Sequential, HeavyPart):
     """3x3x3 convolution, normalisation, leaky ReLU; the indices give the published names.
 
     Args:
@@ -47,6 +49,12 @@ class ConvolutionUnit(nn.Sequential):
         )
         super().__init__(nn.Conv3d(channels, features, 3, padding=1, bias=False), *after)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to (B, channels, D, H, W)."""
+        with self.reduced(x):
+            convolved = self[0](x)
+        return self.finished(convolved)
+
     def finished(self, convolved: Tensor) -> Tensor:
         """Normalisation and activation of what the convolution gave."""
         for layer in list(self)[1:]:
@@ -54,7 +62,7 @@ class ConvolutionUnit(nn.Sequential):
         return convolved
 
 
-class DecoderBlock(nn.Module):
+class DecoderBlock(HeavyPart):
     """Twice the resolution, joined with the features of that resolution.
 
     Args:
@@ -81,23 +89,31 @@ class DecoderBlock(nn.Module):
         """
         # One convolution of the concatenation, which is never made.
         of_coarse, of_skip = torch.split(self.conv1.get_parameter("0.weight"), self._parts, 1)
-        convolved = convolve_doubled(coarse, of_coarse)
-        convolved += functional.conv3d(skip, of_skip, padding=1)
+        with self.reduced(skip):
+            convolved = convolve_doubled(coarse, of_coarse)
+            convolved += functional.conv3d(skip, of_skip, padding=1)
         decoded: Tensor = self.conv2(self.conv1.finished(convolved))
         return decoded
 
 
-def displacement_head(features: int) -> nn.Sequential:
+class DisplacementHead(nn.Sequential):
     """The convolution that gives the three components; its index gives the published name.
 
     Args:
         features: Channels in.
     """
-    convolution = nn.Conv3d(features, 3, 3, padding=1)
-    nn.init.normal_(convolution.weight, std=_HEAD_DEVIATION)
-    if convolution.bias is not None:
-        nn.init.zeros_(convolution.bias)
-    return nn.Sequential(convolution)
+
+    def __init__(self, features: int) -> None:
+        convolution = nn.Conv3d(features, 3, 3, padding=1)
+        nn.init.normal_(convolution.weight, std=_HEAD_DEVIATION)
+        if convolution.bias is not None:
+            nn.init.zeros_(convolution.bias)
+        super().__init__(convolution)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The components (B, 3, D, H, W) of features (B, features, D, H, W), always in float32."""
+        displacement: Tensor = self[0](widened(x))
+        return displacement
 
 
 def fast_layout(x: Tensor) -> torch.memory_format:
@@ -134,7 +150,11 @@ def convolve_doubled(x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (B, F, 2d, 2h, 2w).
     """
-    result: Tensor = _ConvolveDoubled.apply(x, weight)  # type: ignore[no-untyped-call]
+    dtype = reduced_dtype(x)
+    with full_precision(x):  # what follows is of that type already
+        result: Tensor = _ConvolveDoubled.apply(  # type: ignore[no-untyped-call]
+            x.to(dtype), weight.to(dtype)
+        )
     return result
 
 
@@ -144,16 +164,17 @@ class _NormalisedActivation(torch.autograd.Function):
         batch, channels = x.shape[:2]
         # One channel per group: unlike torch's instance normalisation it keeps the layout.
         y, _, scale = torch.native_group_norm(
-            x, None, None, batch, channels, x[0, 0].numel(), channels, _EPSILON
+            widened(x), None, None, batch, channels, x[0, 0].numel(), channels, _EPSILON
         )
-        y = functional.leaky_relu_(y, _SLOPE)
+        y = functional.leaky_relu_(y, _SLOPE).to(x.dtype)
         ctx.save_for_backward(y, scale)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
-        y, scale = ctx.saved_tensors
+        kept, scale = ctx.saved_tensors
+        y, gradient = widened(kept), widened(gradient)
         batch, channels = y.shape[:2]
         of_normalised = torch.ops.aten.leaky_relu_backward(gradient, y, _SLOPE, True)
         normalised = functional.leaky_relu(y, 1 / _SLOPE)
@@ -162,7 +183,7 @@ class _NormalisedActivation(torch.autograd.Function):
             of_normalised, normalised, torch.zeros_like(scale), torch.ones_like(scale), None,
             batch, channels, y[0, 0].numel(), channels, [True, False, False],
         )  # fmt: skip
-        result: Tensor = of_x.mul_(scale.view(batch, channels, 1, 1, 1))
+        result: Tensor = of_x.mul_(scale.view(batch, channels, 1, 1, 1)).to(kept.dtype)
         return result
 
 
@@ -177,7 +198,7 @@ class _ConvolveDoubled(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
         x, weight = ctx.saved_tensors
-        of_x, of_weight = [], torch.zeros_like(weight)
+        of_x, of_weight = [], torch.zeros_like(weight, dtype=widened(weight[:0]).dtype)
         for sample, of_sample in zip(torch.split(x, 1), torch.split(gradient, 1), strict=True):
             with torch.enable_grad():
                 sample = sample.detach().requires_grad_()
@@ -188,7 +209,7 @@ class _ConvolveDoubled(torch.autograd.Function):
             )  # fmt: skip
             of_weight += of_taps
             of_x.append(torch.autograd.grad(fine, sample, of_fine)[0])
-        return torch.cat(of_x), of_weight
+        return torch.cat(of_x), of_weight.to(weight.dtype)
 
 
 def _convolved(x: Tensor, weight: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from autoreg.network_plan import Shape
+from autoreg.networks.precision import HeavyPart, normalised, widened
 from autoreg.networks.transmorph_attention import (
     WindowAttention,
     WindowGroups,
@@ -29,7 +30,7 @@ _CORNERS = (
 )  # fmt: skip
 
 
-class SwinTransformer(nn.Module):
+class SwinTransformer(HeavyPart):
     """Features of the images at 1/4, 1/8, ... of their resolution.
 
     Args:
@@ -39,6 +40,7 @@ class SwinTransformer(nn.Module):
         heads: Attention heads of each stage.
         window: Tokens along (d, h, w), the same in all stages.
         drop_path: Rate of the last block's branches; it rises linearly from 0.
+        checkpointing: Compute the blocks' activations again in the backward pass.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class SwinTransformer(nn.Module):
         heads: Sequence[int],
         window: Shape,
         drop_path: float,
+        *,
+        checkpointing: bool = True,
     ) -> None:
         super().__init__()
         self.patch_embed = PatchEmbedding(channels, embedding)
@@ -61,6 +65,9 @@ class SwinTransformer(nn.Module):
             self.layers.append(Stage(width, depth, count, window, rates, merging=not last))
         for i in range(len(depths)):
             self.add_module(f"norm{i}", nn.LayerNorm(embedding * 2**i))
+        for module in self.modules():
+            if isinstance(module, SwinBlock):
+                module.checkpointing = checkpointing
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features of all stages.
@@ -72,11 +79,15 @@ class SwinTransformer(nn.Module):
         Returns:
             Finest first, (B, channels of the stage, d, h, w).
         """
+        with self.reduced(images):
+            return self._features(images)
+
+    def _features(self, images: Tensor) -> list[Tensor]:
         features = []
         tokens = self.patch_embed(images)
         for i, stage in enumerate(self.layers):
             tokens = stage(tokens)
-            features.append(self.get_submodule(f"norm{i}")(tokens).movedim(-1, 1))
+            features.append(normalised(self.get_submodule(f"norm{i}"), tokens).movedim(-1, 1))
             if i + 1 < len(self.layers):
                 tokens = stage.get_submodule("downsample")(tokens)
         return features
@@ -97,8 +108,8 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed (B, C, D, H, W), each axis a multiple of `PATCH`, as (B, d, h, w, embedding)."""
-        tokens: Tensor = self.norm(self.proj(images).movedim(1, -1))
-        return tokens
+        # Tokens go on in float32: the branches of all blocks are added to them.
+        return normalised(self.norm, widened(self.proj(images)).movedim(1, -1))
 
 
 class Stage(nn.Module):
@@ -160,6 +171,9 @@ class SwinBlock(nn.Module):
         window: Tokens along (d, h, w).
         shift: By which the windows are shifted; None: not at all.
         drop_rate: Probability that a branch is left out in training, for each sample and branch.
+
+    Attributes:
+        checkpointing: Whether activations are computed again in the backward pass.
     """
 
     def __init__(
@@ -167,6 +181,7 @@ class SwinBlock(nn.Module):
     ) -> None:
         super().__init__()
         self._window, self._shift, self._drop_rate = window, shift, drop_rate
+        self.checkpointing = True
         self.norm1 = nn.LayerNorm(channels)
         self.attn = WindowAttention(channels, window, heads)
         self.norm2 = nn.LayerNorm(channels)
@@ -183,7 +198,7 @@ class SwinBlock(nn.Module):
             (B, D, H, W, C).
         """
         kept = self._draw_kept(tokens)
-        if not torch.is_grad_enabled():
+        if not (self.checkpointing and torch.is_grad_enabled()):
             return self._applied(tokens, groups, kept)
         # A block keeps some twenty times its input for the backward pass, and has few of the
         # network's multiplications (the decoder has the others): computed twice, kept not at all.
@@ -201,9 +216,9 @@ class SwinBlock(nn.Module):
         return (drawn < keep).to(tokens.dtype) / keep
 
     def _applied(self, tokens: Tensor, groups: WindowGroups | None, kept: Tensor | None) -> Tensor:
-        attended = self._attended(self.norm1(tokens), groups)
+        attended = self._attended(normalised(self.norm1, tokens), groups)
         tokens = tokens + (attended if kept is None else attended * kept[0])
-        through: Tensor = self.mlp(self.norm2(tokens))
+        through: Tensor = self.mlp(normalised(self.norm2, tokens))
         return tokens + (through if kept is None else through * kept[1])
 
     def _attended(self, tokens: Tensor, groups: WindowGroups | None) -> Tensor:
@@ -254,5 +269,5 @@ class PatchMerging(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Merge (B, D, H, W, C), each axis even, into (B, D/2, H/2, W/2, 2C)."""
         corners = [tokens[:, d::2, h::2, w::2] for d, h, w in _CORNERS]
-        merged: Tensor = self.reduction(self.norm(torch.cat(corners, -1)))
-        return merged
+        merged: Tensor = self.reduction(normalised(self.norm, torch.cat(corners, -1)))
+        return widened(merged)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autoreg.networks.precision import HeavyPart, full_precision, strided_convolution, widened
+
 LEVELS = 5
 DOWN_CHANNELS = (16, 32, 64, 256, 512)
 UP_CHANNELS = (16, 32, 64, 128, 256)
@@ -15,7 +17,7 @@ LEAKY_SLOPE = 0.01
 OUTPUT_DIVISOR = 10.0
 
 
-class TallUNet(nn.Module):
+class TallUNet(HeavyPart):
     """Two images in, one displacement field in unit coordinates out.
 
     Residual all along: every convolution is added to its pooled, or upsampled, input. The last
@@ -57,24 +59,58 @@ class TallUNet(nn.Module):
         Returns:
             (B, 3, D, H, W), unit coordinates, channels (d, h, w).
         """
-        x = torch.cat([moving, fixed], 1)
+        with self.reduced(fixed):
+            joined = self._features(torch.cat([moving, fixed], 1))
+        displacement: Tensor = self.lastConv(widened(joined)) / OUTPUT_DIVISOR
+        return displacement
+
+    def _features(self, x: Tensor) -> Tensor:
+        """What the last convolution sees of both images (B, 2C, D, H, W), the images included."""
         skips = []
         for convolution in self.downConvs:
             skips.append(x)
-            y: Tensor = convolution(functional.leaky_relu(x, LEAKY_SLOPE))
-            x = y + _with_leading_zeros(pool(x), y.shape[1])
+            y = strided_convolution(convolution, functional.leaky_relu(x, LEAKY_SLOPE), 2)
+            with full_precision(x):
+                x = y + _with_leading_zeros(pool(widened(x)), y.shape[1]).to(y.dtype)
         features, joined = x, x
         for up, norm in zip(reversed(self.upConvs), reversed(self.batchNorms), strict=True):
             # In place wherever autograd needs no more than the result: that is memory at 175^3.
             y = up(functional.leaky_relu(joined, LEAKY_SLOPE, inplace=joined is not features))
-            y += _doubled(features[:, : y.shape[1]])
+            with full_precision(y):
+                y += _doubled(features[:, : y.shape[1]])
             skip = skips.pop()
             d, h, w = skip.shape[2:]
             # The crop comes after the norm: what is cropped takes part in the statistics.
             features = norm(y)[:, :, :d, :h, :w]
             joined = torch.cat([features, skip], 1)
-        displacement: Tensor = self.lastConv(joined) / OUTPUT_DIVISOR
-        return displacement
+        return joined
+
+
+class UntrackedStatistics:
+    """Inside, batch normalisations leave their running statistics alone, in training mode, too.
+
+    For activations that are computed again: what they were computed of has been counted before.
+
+    Args:
+        network: Of the normalisations.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
+        self._kept: list[dict[str, Tensor]] = []
+
+    def __enter__(self) -> None:
+        self._kept = [dict(norm.named_buffers(recurse=False)) for norm in self._norms]
+        for norm, buffers in zip(self._norms, self._kept, strict=True):
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer.clone())
+
+    def __exit__(self, *_: object) -> None:
+        # The same tensors again, not their values: autograd may hold them.
+        for norm, buffers in zip(self._norms, self._kept, strict=True):
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)
+        self._kept = []
 
 
 def scaled(count: int, width: float) -> int:

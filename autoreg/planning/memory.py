@@ -7,22 +7,19 @@ before any tensor.
 """
 
 import math
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoreg.networks.base import RegistrationNetwork
 from autoreg.networks.factory import build_network
+from autoreg.networks.precision import set_precision
 from autoreg.plan import MemoryPlan, Plan
+from autoreg.planning.fake_run import fake_run
 from autoreg.registration.field_network import optimised_network
-from autoreg.registration.objective import Objective
+from autoreg.registration.objective import Objective, PairObjective
 
 MIB = 2**20
 
@@ -44,13 +41,9 @@ _EXPORT_BYTES_PER_VOXEL = 70
 # While a displacement field is optimised after the network: 128 and 147 bytes beside the images,
 # measured with 0.9 and 6.9 million voxels.
 REFINEMENT_BYTES_PER_VOXEL = 160
-# oneDNN lays channels out in blocks of 16 and copies what it is given into that layout.
-_CHANNEL_BLOCK = 16
+_LABEL_BYTES_PER_VOXEL = 2 * 4 + 2 * 2 * 4 + 2 * 3 * 4
+_LABEL_PIECE_BYTES = 60 * MIB
 _FLOAT_BYTES = 4
-
-_CONVOLUTION = torch.ops.aten.convolution.default
-_CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward.default
-_NUMBER = torch.ops.aten._local_scalar_dense.default
 
 # Adds to a network's gradients: network, objective, moving and fixed images.
 TrainingStep = Callable[[RegistrationNetwork, Objective, Tensor, Tensor], None]
@@ -88,8 +81,28 @@ def estimate_memory(plan: Plan, *, limit: int, cuda: bool, native_voxels: int = 
 
 
 def training_bytes(plan: Plan, *, cuda: bool) -> int:
-    """Peak of one training step on pairs at the planned batch size, both directions in turn."""
-    return step_bytes(plan, _pair_step, plan.training.batch_size, cuda=cuda)
+    """Peak of one training step on pairs at the planned batch size, both directions in turn.
+
+    Of a batch in parts, the largest part decides; the gradients of the part before are kept
+    meanwhile. Masks count where training uses them, label maps and landmarks as
+    `supervision_bytes` says.
+    """
+    training = plan.training
+    part = math.ceil(training.batch_size / training.accumulation_steps)
+    step = _projected_step if training.gradients == "gradient_projection" else _pair_step
+
+    def parts(
+        network: RegistrationNetwork, objective: Objective, moving: Tensor, fixed: Tensor
+    ) -> None:
+        masked = training.supervision.masks
+        mask = torch.zeros_like(fixed[:, :1]) if masked else None
+        kept: list[Tensor] = []
+        # The second part stands for all further ones.
+        for _ in range(min(2, training.accumulation_steps)):
+            bound = objective.bind(moving, fixed, mask, mask)
+            step(network, bound, moving, fixed, kept)
+
+    return step_bytes(plan, parts, part, cuda=cuda) + supervision_bytes(plan, part)
 
 
 def step_bytes(plan: Plan, step: TrainingStep, pairs: int, *, cuda: bool) -> int:
@@ -102,16 +115,19 @@ def step_bytes(plan: Plan, step: TrainingStep, pairs: int, *, cuda: bool) -> int
         pairs: Of images that it is given.
         cuda: See `estimate_memory`.
     """
-    with _fake_run() as counter:
+    with fake_run() as counter:
         network, (moving, fixed) = _network(plan), _images(plan, pairs)
         network.train()
+        set_precision(network, plan.training.precision)
         weights = _parameters(network)
         counter.restart_peak()
         step(network, Objective.from_plan(plan), moving, fixed)
     # The last step's gradients are gone by then, the optimiser's moments are not.
     moments = _moments(plan.training.optimiser)
     running = counter.peak + moments * weights.total
-    updating = _update_peak(weights, moments + 1, cuda=cuda)
+    # Two gradients and what becomes of them, where they are projected.
+    gradients = 3 if plan.training.gradients == "gradient_projection" else 1
+    updating = _update_peak(weights, moments + gradients, cuda=cuda)
     figure = 0 if cuda else CPU_FIGURE_BYTES
     return max(running, updating) + _runtime_bytes(cuda) + _optimiser_bytes(cuda) + figure
 
@@ -119,7 +135,7 @@ def step_bytes(plan: Plan, step: TrainingStep, pairs: int, *, cuda: bool) -> int
 def instance_optimisation_bytes(plan: Plan, *, cuda: bool, native_voxels: int = 0) -> int:
     """Peak of a pair with IO, whatever the mode: two backward passes through one graph."""
     io = plan.instance_optimisation
-    with _fake_run() as counter:
+    with fake_run() as counter:
         network, bound = _network(plan), Objective.from_plan(plan).bind(*_images(plan, 1))
         network.eval()
         weights = _parameters(network)
@@ -143,7 +159,7 @@ def instance_optimisation_bytes(plan: Plan, *, cuda: bool, native_voxels: int = 
 
 def prediction_bytes(plan: Plan, *, cuda: bool, native_voxels: int = 0) -> int:
     """Peak of a pair without IO."""
-    with _fake_run() as counter, torch.no_grad():
+    with fake_run() as counter, torch.no_grad():
         network, bound = _network(plan), Objective.from_plan(plan).bind(*_images(plan, 1))
         network.eval()
         weights = _parameters(network)
@@ -153,30 +169,6 @@ def prediction_bytes(plan: Plan, *, cuda: bool, native_voxels: int = 0) -> int:
         del maps, dense
     computing, exporting = _native_bytes(plan, native_voxels, cuda)
     return max(counter.peak + computing, weights.total + exporting) + _runtime_bytes(cuda)
-
-
-def convolution_workspace(
-    data: Sequence[int], output: Sequence[int], *, transposed: bool, backward: bool
-) -> int:
-    """Bytes that a 3-D convolution needs beside its arguments and results.
-
-    Forward: input and output once more in blocked layout; transposed: the output twice; backward:
-    both once more. Fitted to single convolutions measured with oneDNN (AVX-512).
-
-    Args:
-        data: Shape of the input (B, C, D, H, W).
-        output: Shape of the output.
-        transposed: Whether it enlarges.
-        backward: Whether the gradient is taken.
-    """
-    if transposed and not backward:
-        return 2 * _blocked(output)
-    return _blocked(data) + _blocked(output)
-
-
-def _blocked(shape: Sequence[int]) -> int:
-    channels = math.ceil(shape[1] / _CHANNEL_BLOCK) * _CHANNEL_BLOCK
-    return _FLOAT_BYTES * shape[0] * channels * math.prod(shape[2:])
 
 
 def _moments(optimiser: str) -> int:
@@ -217,10 +209,49 @@ def _parameters(network: RegistrationNetwork) -> _Parameters:
 
 
 def _pair_step(
-    network: RegistrationNetwork, objective: Objective, moving: Tensor, fixed: Tensor
+    network: RegistrationNetwork,
+    bound: PairObjective,
+    moving: Tensor,
+    fixed: Tensor,
+    kept: list[Tensor],
 ) -> None:
-    bound = objective.bind(moving, fixed)
+    """Add to the gradients in `.grad`."""
     torch.autograd.backward(bound(network(moving, fixed), torch.Generator()).total)
+
+
+def _projected_step(
+    network: RegistrationNetwork,
+    bound: PairObjective,
+    moving: Tensor,
+    fixed: Tensor,
+    kept: list[Tensor],
+) -> None:
+    """Add to the gradients of similarity and regularity, which are kept apart."""
+    loss, parameters = bound(network(moving, fixed), torch.Generator()), list(network.parameters())
+    first = torch.autograd.grad(
+        loss.similarity, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    kept.extend(first if not kept else ())
+    second = torch.autograd.grad(
+        loss.weighted_regularity, parameters, allow_unused=True, materialize_grads=True
+    )
+    kept.extend(second if len(kept) == len(parameters) else ())
+
+
+def supervision_bytes(plan: Plan, pairs: int) -> int:
+    """What label maps add to a step on so many pairs, estimated.
+
+    Per voxel of a pair: both label maps, both once more with numbered structures for each
+    direction, and the gradient of each map's points; besides, one piece that is worked on at a
+    time. Landmarks are too few to count.
+
+    Args:
+        plan: Of the training.
+        pairs: Computed at a time.
+    """
+    if plan.training.supervision.dice_weight == 0:
+        return 0
+    return pairs * math.prod(plan.grid.shape) * _LABEL_BYTES_PER_VOXEL + _LABEL_PIECE_BYTES
 
 
 def _network(plan: Plan) -> RegistrationNetwork:
@@ -230,69 +261,3 @@ def _network(plan: Plan) -> RegistrationNetwork:
 def _images(plan: Plan, pairs: int) -> tuple[Tensor, Tensor]:
     shape = (pairs, len(plan.fixed_modalities), *plan.grid.shape)
     return torch.zeros(shape), torch.zeros(shape)
-
-
-@contextmanager
-def _fake_run() -> Iterator["_StorageCounter"]:
-    """Inside, tensors have shapes and lifetimes but no data, and are counted."""
-    counter = _StorageCounter()
-    with FakeTensorMode(), counter:
-        yield counter
-
-
-class _StorageCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages that operations make, until they are freed."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = 0
-        self._now = 0
-        self._seen: set[int] = set()
-
-    def restart_peak(self) -> None:
-        """Forget the peak so far, not what is alive."""
-        self.peak = self._now
-
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401 - torch's interface
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
-        if func is _NUMBER:
-            return 0.0
-        result = func(*args, **(kwargs or {}))
-        for item in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(item, Tensor):
-                self._add(item)
-        self.peak = max(self.peak, self._now + _workspace(func, args, result))
-        return result
-
-    def _add(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        self._now += size
-        weakref.finalize(storage, self._remove(key, size))
-
-    def _remove(self, key: int, size: int) -> Callable[[], None]:
-        def remove() -> None:
-            self._seen.discard(key)
-            self._now -= size
-
-        return remove
-
-
-def _workspace(func: object, args: tuple[Any, ...], result: Any) -> int:  # noqa: ANN401
-    if func is _CONVOLUTION:
-        return convolution_workspace(
-            args[0].shape, result.shape, transposed=args[6], backward=False
-        )
-    if func is _CONVOLUTION_BACKWARD:
-        return convolution_workspace(
-            args[1].shape, args[0].shape, transposed=args[7], backward=True
-        )
-    return 0

@@ -7,10 +7,11 @@ sources.
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from autoreg.fingerprint import Fingerprint
-from autoreg.network_plan import NetworkPlan, Shape, SITRegPlan
+from autoreg.network_plan import GradICONPlan, NetworkPlan, Shape, TransMorphPlan
 from autoreg.plan import PLAN_FORMAT, GridPlan, IntensityPlan, MemoryPlan, Plan
 from autoreg.planning.budget import Budget
 from autoreg.planning.choice import Choice
@@ -26,6 +27,8 @@ from autoreg.planning.rules_loss import choose_intensity, choose_loss
 from autoreg.planning.rules_network import NetworkNeeds, choose_architecture, choose_network
 from autoreg.planning.rules_refinement import choose_refinement
 from autoreg.planning.rules_training import (
+    SINGLE_PAIRS,
+    Batch,
     Workload,
     choose_batch,
     choose_instance_optimisation,
@@ -66,21 +69,14 @@ def plan_from_fingerprint(
         draft.view, draft.recipe.grid, lambda shape: needs(shape).most_bytes, budget.memory_bytes
     )
     found = needs(shape.value)
-    plan = draft.plan(shape, frugal=found.frugal)
-
-    @functools.cache
-    def training(batch: int) -> int:
-        if batch == 1:
-            return found.training_bytes
-        several = replace(plan, training=replace(plan.training, batch_size=batch))
-        return training_bytes(several, cuda=budget.cuda)
-
-    batch = choose_batch(budget, draft.recipe, training)
-    plan = draft.plan(shape, batch, frugal=found.frugal)
+    plan, training = _with_batch(draft, shape, found)
+    optimisation = found.optimisation_bytes
+    if plan.network != draft.plan(shape, frugal=found.frugal).network:
+        optimisation = draft.optimisation_bytes(plan)
     memory = MemoryPlan(
         limit=budget.memory_bytes,
-        training=training(batch.value),
-        instance_optimisation=found.optimisation_bytes,
+        training=training,
+        instance_optimisation=optimisation,
         prediction=prediction_bytes(plan, cuda=budget.cuda, native_voxels=draft.native_voxels),
     )
     reason = "rule memory: the network run without data, every tensor counted"
@@ -132,18 +128,22 @@ class _Draft:
         cuda, limit = self.budget.cuda, self.budget.memory_bytes
         for frugal in (False, True):
             plan, training = self.plan(Choice(shape, ""), frugal=frugal), 0
-            optimisation = instance_optimisation_bytes(
-                plan, cuda=cuda, native_voxels=self.native_voxels
-            )
+            optimisation = self.optimisation_bytes(plan)
             if optimisation <= limit:
                 training = training_bytes(plan, cuda=cuda)
             found = _Needs(frugal, training, optimisation)
-            if found.most_bytes <= limit or not isinstance(plan.network, SITRegPlan):
-                break
+            if found.most_bytes <= limit or isinstance(plan.network, TransMorphPlan):
+                break  # TransMorph's plan saves memory anyway
         return found
 
+    def optimisation_bytes(self, plan: Plan) -> int:
+        """What instance optimisation of a pair needs."""
+        return instance_optimisation_bytes(
+            plan, cuda=self.budget.cuda, native_voxels=self.native_voxels
+        )
+
     def plan(
-        self, shape: Choice[Shape], batch: Choice[int] | None = None, *, frugal: bool = False
+        self, shape: Choice[Shape], batch: Batch = SINGLE_PAIRS, *, frugal: bool = False
     ) -> Plan:
         """The plan with this shape; memory is still empty."""
         fingerprint, budget, recipe = self.fingerprint, self.budget, self.recipe
@@ -155,7 +155,7 @@ class _Draft:
         intensity, intensity_reasons = _intensity(fingerprint)
         loss, loss_reasons = choose_loss(fingerprint, grid.shape, recipe)
         training, training_reasons = choose_training(
-            budget, workload, batch or Choice(1, ""), self.view.extent_mm, recipe
+            budget, workload, batch, self.view.extent_mm, recipe
         )
         optimisation, optimisation_reasons = choose_instance_optimisation(budget, workload, recipe)
         refinement = choose_refinement(fingerprint, budget)
@@ -200,6 +200,33 @@ class _Draft:
             "grid.spacing_mm": spacing.reason,
             "grid.antialias": antialias.reason,
         }
+
+
+def _with_batch(draft: _Draft, shape: Choice[Shape], found: "_Needs") -> tuple[Plan, int]:
+    """The plan with its batch, and the bytes that its training needs."""
+    cuda = draft.budget.cuda
+
+    def most(frugal: bool) -> Callable[[int, int], int]:
+        plan = draft.plan(shape, frugal=frugal)
+
+        @functools.cache
+        def needed(size: int, parts: int) -> int:
+            if size == 1 and frugal == found.frugal:
+                return found.training_bytes
+            training = replace(plan.training, batch_size=size, accumulation_steps=parts)
+            return training_bytes(replace(plan, training=training), cuda=cuda)
+
+        return needed
+
+    frugal, needed = found.frugal, most(found.frugal)
+    batch = choose_batch(draft.budget, draft.recipe, needed)
+    network = draft.plan(shape).network
+    if batch.parts > 1 and isinstance(network, GradICONPlan) and not frugal:
+        # Statistics of the whole batch are worth computing its activations twice.
+        frugal, needed = True, most(True)
+        batch = choose_batch(draft.budget, draft.recipe, needed)
+    plan = draft.plan(shape, batch, frugal=frugal)
+    return plan, needed(batch.size, batch.parts)
 
 
 @dataclass(frozen=True)

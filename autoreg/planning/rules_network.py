@@ -90,9 +90,12 @@ def choose_width(budget: Budget) -> Choice[float]:
 def _gradicon(needs: NetworkNeeds) -> tuple[NetworkPlan, dict[str, str]]:
     levels = choose_levels(needs.grid.shape, needs.grid.spacing_mm, needs.displacement_mm)
     width = choose_width(needs.budget)
-    return GradICONPlan(levels.value, width.value), {
+    return GradICONPlan(levels.value, width.value, needs.frugal), {
         "network.level_factors": levels.reason,
         "network.width": width.reason,
+        "network.checkpointing": "rule checkpointing: the U-Nets' activations "
+        + ("exceed" if needs.frugal else "fit")
+        + " the memory",
     }
 
 

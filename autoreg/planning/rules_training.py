@@ -5,11 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autoreg.network_plan import Triple
-from autoreg.plan import AugmentationPlan, InstanceOptimisationPlan, TrainingPlan
+from autoreg.plan import InstanceOptimisationPlan
 from autoreg.planning.budget import Budget
 from autoreg.planning.choice import Choice
 from autoreg.planning.costs import StepSeconds
 from autoreg.planning.recipes import Recipe
+from autoreg.training_plan import AugmentationPlan, TrainingPlan
 
 EPOCHS = 80
 # The paper augments from epoch 50 of 80 on.
@@ -43,29 +44,55 @@ class Workload:
     pairs: int
 
 
-def choose_batch(budget: Budget, recipe: Recipe, bytes_at: Callable[[int], int]) -> Choice[int]:
-    """Rule `batch_size`: the largest of the published one and its halves whose training fits.
+@dataclass(frozen=True)
+class Batch:
+    """Pairs of a step, and how they are computed.
+
+    Attributes:
+        size: Pairs of a step.
+        parts: In so many parts they are computed, one after the other.
+        reason: Of the size.
+        parts_reason: Of the parts.
+    """
+
+    size: int
+    parts: int
+    reason: str
+    parts_reason: str
+
+
+SINGLE_PAIRS = Batch(1, 1, "rule batch_size: a CPU gains nothing from more", "1: single pairs")
+
+
+def choose_batch(budget: Budget, recipe: Recipe, bytes_at: Callable[[int, int], int]) -> Batch:
+    """Rules `batch_size` and `accumulation_steps`: as published, in as few parts as fit.
+
+    Parts change nothing but time, except for the statistics of batch normalisation, which are then
+    those of a part. A smaller batch would have the same statistics, and noisier gradients besides,
+    for which the published learning rate was not made.
 
     Args:
         budget: Its memory; on the CPU the batch is 1, where it only costs the sum of its pairs and
             saves updates.
         recipe: Its batch, as published.
-        bytes_at: Estimated training memory of a batch size.
+        bytes_at: Estimated training memory of a batch size and a number of parts.
     """
     if not budget.cuda:
-        return Choice(1, "rule batch_size: a CPU gains nothing from more")
-    size = recipe.batch
-    while size > 1 and bytes_at(size) > budget.memory_bytes:
-        size //= 2
-    return Choice(
-        size,
-        f"rule batch_size: {recipe.batch} as published, halved until it fits "
-        f"{budget.memory_bytes / 2**30:.1f} GiB",
-    )
+        return SINGLE_PAIRS
+    size, parts = recipe.batch, 1
+    while parts < size and bytes_at(size, parts) > budget.memory_bytes:
+        parts = min(2 * parts, size)
+    limit = f"{budget.memory_bytes / 2**30:.1f} GiB"
+    reason = f"rule batch_size: {recipe.batch} as published"
+    if size > 1 and bytes_at(size, parts) > budget.memory_bytes:
+        # Single pairs fit; the gradients that are kept between parts are too much.
+        size = parts = 1
+        reason += f", but not even parts of one pair fit {limit}"
+    return Batch(size, parts, reason, f"rule accumulation_steps: the fewest parts that fit {limit}")
 
 
 def choose_training(
-    budget: Budget, workload: Workload, batch: Choice[int], extent_mm: Triple, recipe: Recipe
+    budget: Budget, workload: Workload, batch: Batch, extent_mm: Triple, recipe: Recipe
 ) -> tuple[TrainingPlan, dict[str, str]]:
     """Training and its reasons (rules `pairs_per_epoch`, `learning_rate`, `augmentation`, ...).
 
@@ -77,19 +104,20 @@ def choose_training(
         recipe: Of the architecture.
     """
     pairs = choose_pairs_per_epoch(budget, workload)
-    rate = choose_learning_rate(recipe, batch.value)
+    rate = choose_learning_rate(recipe, batch.size)
     augmentation, augmentation_reason = choose_augmentation(extent_mm)
     training = TrainingPlan(
         epochs=EPOCHS,
         shallow_epochs=round(recipe.shallow_share.value * EPOCHS),
         pairs_per_epoch=pairs.value,
-        batch_size=batch.value,
+        batch_size=batch.size,
         learning_rate=rate.value,
         augmentation=augmentation,
         validation_every=EPOCHS // VALIDATIONS,
         seed=0,
         optimiser=recipe.optimiser.value,
         schedule=recipe.schedule.value,
+        accumulation_steps=batch.parts,
     )
     return training, {
         "training.epochs": "paper: 80",
@@ -103,6 +131,13 @@ def choose_training(
         "training.optimiser": recipe.optimiser.reason,
         "training.schedule": recipe.schedule.reason,
         "training.group_consistency": recipe.group_reason,
+        "training.accumulation_steps": batch.parts_reason,
+        "training.precision": "float32: the others are yours to try",
+        "training.batch_norm": "by the batch, as published",
+        "training.gradients": "paper: gradient projection in instance optimisation alone",
+        "training.projection": "see gradients",
+        "training.early_stopping": "0: all epochs, as published",
+        "training.supervision": "none: the published training learns from the images alone",
     }
 
 

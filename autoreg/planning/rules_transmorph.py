@@ -68,6 +68,8 @@ def choose_transmorph(budget: Budget, grid: GridPlan) -> tuple[TransMorphPlan, d
         "network.time_steps": "of the variant time_varying alone",
         "network.axes": "as in the arrays; published weights alone ask for others",
         "network.compatibility": "correct sampling; published weights alone ask for the other",
+        "network.checkpointing": "a block keeps some twenty times its input, for few of the "
+        "network's multiplications",
     }
 
 

@@ -1,26 +1,29 @@
 """Random changes of training pairs, in millimetres.
 
 The recipe is the paper's: one gate per image for rotation, translation and scaling together, one
-draw per pair for a flip of both images, and a gamma change behind a gate of its own. It is written
-for batchgenerators' workers, but draws nothing from their shared random state: every pair brings
-its own key, so that what happens to it does not depend on the worker that gets it.
+draw per pair for a flip of both images, and a gamma change behind a gate of its own. Masks, label
+maps and landmarks go along. Nothing is drawn from a shared random state: every pair brings its own
+key, so that what happens to it does not depend on where it is augmented.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from batchgenerators.transforms.abstract_transforms import AbstractTransform
 from numpy.typing import NDArray
+from torch import Tensor
 
-from autoreg.network_plan import Triple
-from autoreg.numerics.coordinates import index_grid
+from autoreg.network_plan import Shape, Triple
+from autoreg.numerics.coordinates import slabs, transformed_index_grid
 from autoreg.numerics.warp import sample_at_index
-from autoreg.plan import AugmentationPlan, GridPlan
+from autoreg.plan import GridPlan
+from autoreg.training.batches import LandmarkPair, PairBatch
+from autoreg.training_plan import AugmentationPlan
 
-ROLES = ("fixed", "moving")
+# Points of a piece: a few megabytes, which stay in a processor's cache.
+_SLAB_VOXELS = 2**18
 
 
 @dataclass(frozen=True)
@@ -124,66 +127,137 @@ def rotation_matrix(angles_deg: Sequence[float]) -> NDArray[np.float64]:
 
 
 def apply_affine(
-    array: NDArray[Any], matrix: NDArray[np.float64], mode: Literal["linear", "nearest"]
-) -> NDArray[Any]:
-    """Sample an array at affinely moved indices; beyond its rim the edge values are held.
+    volume: Tensor, matrix: NDArray[np.float64], mode: Literal["linear", "nearest"]
+) -> Tensor:
+    """Sample a volume at affinely moved indices; beyond its rim the edge values are held.
 
     Args:
-        array: (C, D, H, W).
-        matrix: 4x4, takes indices of the result to indices of `array`.
+        volume: (C, D, H, W), on any device.
+        matrix: 4x4, takes indices of the result to indices of `volume`.
         mode: "nearest" for label maps and masks.
 
     Returns:
         (C, D, H, W) of the same type.
     """
-    shape = array.shape[1:]
-    linear = torch.from_numpy(matrix[:3, :3].astype(np.float32))
-    offset = torch.from_numpy(matrix[:3, 3].astype(np.float32))
-    points = linear @ index_grid(shape).reshape(3, -1) + offset[:, None]
-    volume = torch.from_numpy(np.ascontiguousarray(array))[None]
-    moved = sample_at_index(volume, points.reshape(1, 3, *shape), "border", mode)
-    result: NDArray[Any] = moved[0].numpy()
+    shape, result = volume.shape[1:], torch.empty_like(volume)
+    index = torch.from_numpy(matrix).to(volume.device)
+    for layers in slabs(shape, _SLAB_VOXELS):
+        points = transformed_index_grid(index, shape, layers)
+        result[:, layers] = sample_at_index(volume[None], points, "border", mode)[0]
     return result
 
 
-class PairAugmentation(AbstractTransform):  # type: ignore[misc]
-    """Augments batches of pairs.
+def move_points(
+    points_vox: Tensor, matrix: NDArray[np.float64] | None, shape: Shape, flip_axis: int | None
+) -> Tensor:
+    """Where points of an image lie after `apply_affine` and a flip.
+
+    result(i) = image(A i), so that a point p of the image is seen at A^-1 p; a flip takes the
+    index i to n - 1 - i.
+
+    Args:
+        points_vox: (N, 3) indices (d, h, w).
+        matrix: A, or None.
+        shape: n, along (d, h, w).
+        flip_axis: 0, 1 or 2, or None.
+
+    Returns:
+        (N, 3) of the same type.
+    """
+    points = points_vox.to(torch.float64)
+    if matrix is not None:
+        inverse = torch.from_numpy(np.linalg.inv(matrix)).to(points.device)
+        points = points @ inverse[:3, :3].T + inverse[:3, 3]
+    if flip_axis is not None:
+        points = points.clone()
+        points[:, flip_axis] = shape[flip_axis] - 1 - points[:, flip_axis]
+    return points.to(points_vox.dtype)
+
+
+class PairAugmentation:
+    """Augments batches of pairs, where these lie: in a worker, or on the training's device.
 
     Args:
         grid: The grid of the images.
         plan: What to draw.
 
-    A batch is a dict with "fixed" and "moving" (B, C, D, H, W) in [0, 1], optionally label maps
-    and masks under names like "fixed_mask", the number of the "epoch", and one key per pair
-    under "keys": the integers that seed its generator. A batch of "fixed" alone is a cycle: its
-    images are flipped together.
+    What happens to a pair follows from its key (`PairBatch.keys`) alone. In a cycle each image is
+    changed once, and all are flipped or none.
     """
 
     def __init__(self, grid: GridPlan, plan: AugmentationPlan) -> None:
         self.grid = grid
         self.plan = plan
 
-    def __call__(self, **batch: Any) -> dict[str, Any]:  # noqa: ANN401 - batchgenerators' interface
+    def __call__(self, batch: PairBatch) -> PairBatch:
         """Augment a batch, from `plan.from_epoch` on."""
-        if batch["epoch"] < self.plan.from_epoch:
+        if batch.epoch < self.plan.from_epoch:
             return batch
-        draws = [draw_pair(np.random.default_rng(key), self.plan) for key in batch["keys"]]
-        if "moving" not in batch:
-            draws = [replace(draw, flip=draws[0].flip) for draw in draws]
-        changed = {
-            name: np.stack([self._change(name, *one) for one in zip(array, draws, strict=True)])
-            for name, array in batch.items()
-            if name.split("_")[0] in ROLES
-        }
-        return {**batch, **changed}
+        draws = [draw_pair(np.random.default_rng(key), self.plan) for key in batch.keys]
+        fixed = [_Change.of(draw.fixed, draw.flip, self.grid) for draw in draws]
+        if batch.is_cycle:
+            fixed = [replace(one, flip=draws[0].flip) for one in fixed]
+            moving = [*fixed[1:], fixed[0]]
+        else:
+            moving = [_Change.of(draw.moving, draw.flip, self.grid) for draw in draws]
+        tensors = self._changed(batch, "fixed", fixed)
+        if batch.is_cycle:
+            tensors |= {n.replace("fixed", "moving"): t.roll(-1, 0) for n, t in tensors.items()}
+        else:
+            tensors |= self._changed(batch, "moving", moving)
+        landmarks = tuple(
+            None if one is None else self._landmarks(one, *changes)
+            for one, *changes in zip(batch.landmarks, fixed, moving, strict=False)
+        )
+        return batch.with_tensors(tensors, landmarks)
 
-    def _change(self, name: str, array: NDArray[Any], draw: PairDraw) -> NDArray[Any]:
-        image = draw.fixed if name.startswith("fixed") else draw.moving
-        is_intensity = name in ROLES
-        if image.gamma is not None and is_intensity:
-            # Below 0 a power is not defined; rounding of the resampling may lead there.
-            array = np.clip(array, 0, None) ** np.float32(image.gamma)
-        if image.affine is not None:
-            matrix = index_affine(image.affine, self.grid)
-            array = apply_affine(array, matrix, "linear" if is_intensity else "nearest")
-        return np.flip(array, 1 + self.plan.flip_axis) if draw.flip else array
+    def _changed(
+        self, batch: PairBatch, role: str, changes: "Sequence[_Change]"
+    ) -> dict[str, Tensor]:
+        found = {n: t for n, t in batch.tensors().items() if n.split("_")[0] == role}
+        return {
+            name: self._stacked(tensor, changes, name == role) for name, tensor in found.items()
+        }
+
+    def _stacked(self, tensor: Tensor, changes: "Sequence[_Change]", is_intensity: bool) -> Tensor:
+        """All samples of a batch, each with its change; what does not change is not copied."""
+        if not any(change.affects(is_intensity) for change in changes):
+            return tensor
+        result = torch.empty_like(tensor)
+        for sample, values, change in zip(result, tensor, changes, strict=True):
+            if change.gamma is not None and is_intensity:
+                # Below 0 a power is not defined; rounding of the resampling may lead there.
+                values = values.clamp(min=0).pow_(change.gamma)
+            if change.matrix is not None:
+                mode: Literal["linear", "nearest"] = "linear" if is_intensity else "nearest"
+                values = apply_affine(values, change.matrix, mode)
+            sample.copy_(values.flip(1 + self.plan.flip_axis) if change.flip else values)
+        return result
+
+    def _landmarks(self, pair: LandmarkPair, fixed: "_Change", moving: "_Change") -> LandmarkPair:
+        def moved(points: Tensor, change: _Change) -> Tensor:
+            axis = self.plan.flip_axis if change.flip else None
+            return move_points(points, change.matrix, self.grid.shape, axis)
+
+        return replace(
+            pair,
+            fixed_vox=moved(pair.fixed_vox, fixed),
+            moving_vox=moved(pair.moving_vox, moving),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Change:
+    """What is done to one image, on its grid."""
+
+    matrix: NDArray[np.float64] | None
+    gamma: float | None
+    flip: bool
+
+    @classmethod
+    def of(cls, draw: ImageDraw, flip: bool, grid: GridPlan) -> "_Change":
+        matrix = None if draw.affine is None else index_affine(draw.affine, grid)
+        return cls(matrix, draw.gamma, flip)
+
+    def affects(self, is_intensity: bool) -> bool:
+        return self.matrix is not None or self.flip or (is_intensity and self.gamma is not None)

@@ -4,18 +4,19 @@ A checkpoint consists of plain values and tensors, so that it loads with `weight
 opening one runs no code.
 """
 
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from autoreg import __version__
 from autoreg.errors import AutoregError, CheckpointError
-from autoreg.io.atomic import atomic_path
+from autoreg.io.atomic import atomic_path, unwritten
 from autoreg.io.records import from_plain, to_plain
 from autoreg.io.weights import read_torch_file
 from autoreg.network_plan import NetworkPlan
@@ -23,11 +24,16 @@ from autoreg.networks.base import RegistrationNetwork
 from autoreg.networks.factory import build_network
 from autoreg.plan import Plan
 from autoreg.training.progress import EpochRecord, ValidationSummary
+from autoreg.training.step_values import StepValues
+
+_R = TypeVar("_R")
 
 CHECKPOINT_FORMAT = 1
+RESUME_FORMAT = 2
 
 
-def _versions() -> dict[str, str]:
+def current_versions() -> dict[str, str]:
+    """Of the software that is running."""
     return {
         "autoreg": __version__,
         "torch": str(torch.__version__),
@@ -35,23 +41,45 @@ def _versions() -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True)
+class EpochSoFar:
+    """The part of an epoch before a checkpoint.
+
+    Attributes:
+        steps: What each step minimised, with its number of pairs.
+        conflicts: Steps in which gradients were projected.
+        seconds: Duration.
+        waiting_seconds: Part of it spent waiting for data.
+    """
+
+    steps: tuple[tuple[int, StepValues], ...] = ()
+    conflicts: int = 0
+    seconds: float = 0.0
+    waiting_seconds: float = 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class ResumeState:
     """What a training needs, besides the weights, to go on as if it had never stopped.
 
+    What is drawn at random depends on seed, epoch and step alone, so that no generator's state
+    belongs here.
+
     Attributes:
         optimiser: State of the optimiser.
-        generator: State of the generator of the regulariser's random points.
+        scaler: State of float16's scaler; empty for other precisions.
         best: Lowest validation score so far.
-        initial: Validation before the first epoch.
+        initial: Validation before the first epoch; None if the training stopped in it.
         records: All epochs so far.
+        epoch_so_far: Of the running epoch.
     """
 
     optimiser: dict[str, Any]
-    generator: Tensor
+    scaler: dict[str, Any]
     best: float | None
-    initial: ValidationSummary
+    initial: ValidationSummary | None
     records: tuple[EpochRecord, ...]
+    epoch_so_far: EpochSoFar
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +103,11 @@ class Checkpoint:
     epoch: int
     network: Mapping[str, Tensor]
     resume: ResumeState | None = None
-    versions: dict[str, str] = field(default_factory=_versions)
+    versions: dict[str, str] = field(default_factory=current_versions)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, completely or not at all."""
-    resume = checkpoint.resume
     content = {
         "format": CHECKPOINT_FORMAT,
         "versions": checkpoint.versions,
@@ -89,17 +116,32 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "levels": checkpoint.levels,
         "epoch": checkpoint.epoch,
         "network": dict(checkpoint.network),
-        "resume": resume
-        and {
-            "optimiser": resume.optimiser,
-            "generator": resume.generator,
-            "best": resume.best,
-            "initial": to_plain(resume.initial),
-            "records": to_plain(resume.records),
-        },
+        "resume": checkpoint.resume and _resume_content(checkpoint.resume),
     }
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        _save(content, temporary, path)
+
+
+def _resume_content(resume: ResumeState) -> dict[str, Any]:
+    return {
+        "format": RESUME_FORMAT,
+        "optimiser": resume.optimiser,
+        "scaler": resume.scaler,
+        "best": resume.best,
+        "initial": to_plain(resume.initial),
+        "records": to_plain(resume.records),
+        "epoch_so_far": to_plain(resume.epoch_so_far),
+    }
+
+
+def _save(content: dict[str, Any], temporary: Path, path: Path) -> None:
+    with temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # how torch's writer reports a full disk
+            raise unwritten(path, str(error).splitlines()[0], temporary) from error
+        file.flush()
+        os.fsync(file.fileno())  # it survives a power cut from here on
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -139,20 +181,32 @@ def _from_content(content: dict[str, Any], path: Path) -> Checkpoint:
         levels=content["levels"],
         epoch=content["epoch"],
         network=content["network"],
-        resume=resume
-        and ResumeState(
-            optimiser=resume["optimiser"],
-            generator=resume["generator"],
-            best=resume["best"],
-            initial=from_plain(
-                ValidationSummary, resume["initial"], f"{path}: initial", CheckpointError
-            ),
-            records=tuple(
-                from_plain(EpochRecord, record, f"{path}: records", CheckpointError)
-                for record in resume["records"]
-            ),
-        ),
+        resume=resume and _resume_from_content(resume, path, content["versions"]),
         versions=content["versions"],
+    )
+
+
+def _resume_from_content(
+    resume: dict[str, Any], path: Path, versions: dict[str, str]
+) -> ResumeState:
+    if resume.get("format") != RESUME_FORMAT:
+        raise CheckpointError(
+            f"{path}: written by autoreg {versions.get('autoreg')}, whose trainings this version "
+            f"(autoreg {__version__}) cannot continue; continue with that version, or start anew "
+            "with --overwrite"
+        )
+
+    def read(name: str, value: Any, kind: type[_R]) -> _R:  # noqa: ANN401 - a plain value
+        return from_plain(kind, value, f"{path}: {name}", CheckpointError)
+
+    initial = resume["initial"]
+    return ResumeState(
+        optimiser=resume["optimiser"],
+        scaler=resume["scaler"],
+        best=resume["best"],
+        initial=None if initial is None else read("initial", initial, ValidationSummary),
+        records=tuple(read("records", record, EpochRecord) for record in resume["records"]),
+        epoch_so_far=read("epoch_so_far", resume["epoch_so_far"], EpochSoFar),
     )
 
 

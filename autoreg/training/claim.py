@@ -9,17 +9,20 @@ from pathlib import Path
 from autoreg.errors import CheckpointError, UsageError
 from autoreg.io.records import load_record, save_record
 from autoreg.plan import Plan
-from autoreg.training.checkpoint import Checkpoint, load_checkpoint
+from autoreg.training.checkpoint import Checkpoint, current_versions, load_checkpoint
 from autoreg.training.comparison import plan_differences
+from autoreg.training.early_stopping import has_stopped_early
 from autoreg.training.model_folder import PLAN_FILE, WHICH, checkpoint_path
 from autoreg.training.refinement_record import REFINEMENT_FILE, decision
+from autoreg.training.steps_log import STEPS_NAME
+from autoreg.training.tensorboard import FOLDER as BOARD_FOLDER
 
 logger = logging.getLogger(__name__)
 
 LOG_NAME = "training.log"
 _WRITTEN = (
     *(f"checkpoint_{which}.pt" for which in WHICH),
-    LOG_NAME, "progress.json", "progress.png", "validation.json", REFINEMENT_FILE,
+    LOG_NAME, STEPS_NAME, "progress.json", "progress.png", "validation.json", REFINEMENT_FILE,
 )  # fmt: skip
 
 
@@ -66,6 +69,7 @@ def claim(model: Path, fold: str, plan: Plan, *, overwrite: bool) -> None:
         _set_aside(model, folder)
     for name in _WRITTEN:
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / BOARD_FOLDER, ignore_errors=True)
     save_record(plan, model / PLAN_FILE)
     record = DatasetRecord(plan.dataset, plan.labels, plan.fixed_modalities, plan.moving_modalities)
     save_record(record, model / "dataset.json")
@@ -113,12 +117,24 @@ def resumable(model: Path, fold: str, plan: Plan, *, finished_too: bool = False)
             f"--continue: {path} was trained by another plan: {'; '.join(differences)}. Give the "
             "command and plans.json of the first run, or start anew with --overwrite"
         )
+    _tell_other_versions(checkpoint)
     if is_finished(model, fold, checkpoint) and not finished_too:
         raise CheckpointError(
-            f"--continue: nothing to continue, {path} has all its {checkpoint.epoch} epochs; to "
-            f"train further, start from it with --pretrained {path.parent} and another --results"
+            f"--continue: nothing to continue, {path} is finished after {checkpoint.epoch} "
+            f"epochs; to train further, start from it with --pretrained {path.parent} and another "
+            "--results"
         )
     return checkpoint
+
+
+def _tell_other_versions(checkpoint: Checkpoint) -> None:
+    theirs, ours = checkpoint.versions, current_versions()
+    changed = [f"{n} {theirs.get(n)} (now {v})" for n, v in ours.items() if theirs.get(n) != v]
+    if changed:
+        logger.warning(
+            "the training was begun with %s: it goes on, but not to the last digit as it would "
+            "have", ", ".join(changed),
+        )  # fmt: skip
 
 
 def is_finished(model: Path, fold: str, latest: Checkpoint) -> bool:
@@ -130,7 +146,10 @@ def is_finished(model: Path, fold: str, latest: Checkpoint) -> bool:
         latest: Its checkpoint_latest.pt.
     """
     final = checkpoint_path(model, fold, "final")
-    return latest.epoch >= latest.plan.training.epochs and final.exists()
+    training = latest.plan.training
+    records = latest.resume.records if latest.resume else ()
+    is_over = latest.epoch >= training.epochs or has_stopped_early(training, records)
+    return is_over and final.exists()
 
 
 def refinement_is_open(model: Path, fold: str) -> bool:

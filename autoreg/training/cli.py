@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from autoreg.command import (
     whole_number,
 )
 from autoreg.paths import resolve_paths
+
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 DESCRIPTION = """Train the network of a planned and prepared data set. Every value comes from the
 plan; flags replace single values, and the plan with the replaced values is written beside the
@@ -61,6 +64,19 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="do not measure in the end whether refinement helps; --continue makes up for it",
     )
+    add(
+        "--checkpoint-minutes",
+        type=_positive,
+        default=10.0,
+        metavar="N",
+        help="wall time between checkpoints, besides those at validations (default: 10)",
+    )
+    add(
+        "--augment-on",
+        choices=("auto", "workers", "device"),
+        default="auto",
+        help="where images are augmented; auto: on the device if it is CUDA (default: auto)",
+    )
     add("--no-progress", action="store_true", help="no progress bar")
     add_device_flag(parser)
     add_path_flags(parser, "raw", "preprocessed", "results")
@@ -76,14 +92,21 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
         ("--augmentation-from", natural, "first augmented epoch, counted from 0"),
         ("--pairs-per-epoch", whole, "pairs drawn in an epoch"),
         ("--batch-size", whole, "pairs in a step; cycles of group consistency have three"),
-        ("--learning-rate", _rate, "of the optimiser; a schedule starts from it"),
+        ("--learning-rate", _positive, "of the optimiser; a schedule starts from it"),
         ("--validation-every", whole, "epochs between validations and checkpoints"),
         ("--seed", natural, "of every random draw"),
+        ("--accumulation-steps", whole, "parts of a batch, computed one after the other"),
+        ("--early-stopping", natural, "end after so many validations without a better; 0: never"),
     ):
         group.add_argument(flag, type=kind, metavar="N", help=f"{text} (default: the plan's)")
+    for flag, choices, text in (
+        ("--precision", PRECISIONS, "of the network's convolutions while training"),
+        ("--gradients", ("vanilla", "gradient_projection"), "how they are joined"),
+    ):
+        group.add_argument(flag, choices=choices, help=f"{text} (default: the plan's)")
 
 
-def _rate(text: str) -> float:
+def _positive(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -93,14 +116,21 @@ def _rate(text: str) -> float:
     return value
 
 
-def _train(arguments: argparse.Namespace) -> None:
+def _train(arguments: argparse.Namespace) -> int:
+    import logging
     from dataclasses import fields
 
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from autoreg.training.overrides import Overrides
-    from autoreg.training.run import TrainingRequest, run_training
+    from autoreg.training.processes import device_of, started_processes
+    from autoreg.training.request import TrainingRequest
+    from autoreg.training.run import run_training
+    from autoreg.training.stopping import TrainingStopped
 
+    processes = started_processes()
+    if not processes.is_first:
+        logging.getLogger().setLevel(logging.ERROR)
     paths = resolve_paths(arguments.raw, arguments.preprocessed, arguments.results)
     request = TrainingRequest(
         dataset=arguments.dataset,
@@ -113,11 +143,21 @@ def _train(arguments: argparse.Namespace) -> None:
         resume=arguments.resume,
         overwrite=arguments.overwrite,
         workers=arguments.workers,
-        device=resolve_device(arguments.device),
+        device=device_of(resolve_device(arguments.device), processes),
         show_progress=not arguments.no_progress,
         raw=paths.raw,
         refinement_check=not arguments.no_refinement_check,
+        checkpoint_minutes=arguments.checkpoint_minutes,
+        augment_on=arguments.augment_on,
+        processes=processes,
     )
     with logging_redirect_tqdm():
-        folder = run_training(request)
-    print(f"trained: {folder}")
+        try:
+            folder = run_training(request)
+        except TrainingStopped as stopped:
+            if processes.is_first:
+                sys.stderr.write(f"stopped by {stopped}; go on with --continue\n")
+            return 128 + stopped.number  # as shells say it
+    if processes.is_first:
+        print(f"trained: {folder}")
+    return 0

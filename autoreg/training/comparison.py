@@ -58,11 +58,10 @@ def weight_differences(trained: Plan, now: Plan, only: Sequence[str]) -> list[st
 def _free_of_weights(network: NetworkPlan) -> tuple[str, ...]:
     """Keys that say how a network is computed or trained, and not what its weights mean."""
     if isinstance(network, TransMorphPlan):
-        return ("network.drop_path",)
-    if isinstance(network, SITRegPlan):
-        unused = () if network.affine else ("network.voxel_size",)
-        return ("network.checkpointing", *unused)
-    return ()
+        return ("network.checkpointing", "network.drop_path")
+    if isinstance(network, SITRegPlan) and not network.affine:
+        return ("network.checkpointing", "network.voxel_size")
+    return ("network.checkpointing",)
 
 
 _ABSENT = object()

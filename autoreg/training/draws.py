@@ -10,8 +10,8 @@ import numpy as np
 
 from autoreg.errors import PlanError
 from autoreg.io.cases import Pair
-from autoreg.plan import TrainingPlan
 from autoreg.training.splits import FoldPairs, OrderedPairs
+from autoreg.training_plan import TrainingPlan
 
 CYCLE = 3
 """Cases in a cycle."""

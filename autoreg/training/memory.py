@@ -6,11 +6,12 @@ from torch import Tensor
 from autoreg.io.cases import Pair
 from autoreg.networks.base import RegistrationNetwork
 from autoreg.plan import Plan
-from autoreg.planning.memory import step_bytes, training_bytes
+from autoreg.planning.memory import step_bytes, supervision_bytes, training_bytes
 from autoreg.registration.objective import Objective
 from autoreg.training.batches import PairBatch
 from autoreg.training.draws import CYCLE
-from autoreg.training.steps import Cycles, backward_cycle
+from autoreg.training.gradients import GradientRule, GradientSum
+from autoreg.training.steps import Cycles, StepDraws, StepLoss, backward_cycle
 
 
 def most_training_bytes(plan: Plan, *, cuda: bool) -> int:
@@ -28,16 +29,15 @@ def most_training_bytes(plan: Plan, *, cuda: bool) -> int:
 
 def cycle_bytes(plan: Plan, *, cuda: bool) -> int:
     """Peak of one training step on a cycle."""
-    cycles = Cycles(
-        weight=plan.training.group_consistency.weight,
-        spacing_mm=plan.grid.spacing_mm,
-        seed_layers=lambda number: None,
-    )
+    training = plan.training
+    cycles = Cycles(training.group_consistency.weight, plan.grid.spacing_mm)
+    draws = StepDraws(lambda number: None, torch.Generator)
 
     def step(
         network: RegistrationNetwork, objective: Objective, moving: Tensor, fixed: Tensor
     ) -> None:
         batch = PairBatch(fixed, moving, (Pair("", ""),) * CYCLE, is_cycle=True)
-        backward_cycle(network, objective, batch, torch.Generator(), cycles)
+        gradients = GradientSum(network, GradientRule(training))
+        backward_cycle(network, StepLoss(objective), batch, draws, gradients, cycles)
 
-    return step_bytes(plan, step, CYCLE, cuda=cuda)
+    return step_bytes(plan, step, CYCLE, cuda=cuda) + supervision_bytes(plan, 1)

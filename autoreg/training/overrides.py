@@ -2,11 +2,12 @@
 
 import logging
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from autoreg.errors import UsageError
-from autoreg.plan import Plan, TrainingPlan
+from autoreg.plan import Plan
 from autoreg.training.memory import most_training_bytes
+from autoreg.training_plan import TrainingPlan
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +17,9 @@ _INNER = {
     "group_consistency_from": "group_consistency.from_epoch",
     "group_consistency_ramp": "group_consistency.ramp_epochs",
 }
+
+# What changes the memory of a step.
+_MEMORY = {"batch_size", "accumulation_steps", "precision", "gradients"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,10 @@ class Overrides:
         learning_rate: `training.learning_rate`.
         validation_every: `training.validation_every`.
         seed: `training.seed`.
+        accumulation_steps: `training.accumulation_steps`.
+        precision: `training.precision`.
+        gradients: `training.gradients`.
+        early_stopping: `training.early_stopping`.
     """
 
     epochs: int | None = None
@@ -41,6 +49,10 @@ class Overrides:
     learning_rate: float | None = None
     validation_every: int | None = None
     seed: int | None = None
+    accumulation_steps: int | None = None
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
+    gradients: Literal["vanilla", "gradient_projection"] | None = None
+    early_stopping: int | None = None
 
 
 def override(plan: Plan, overrides: Overrides, *, pretrained: bool) -> Plan:
@@ -78,7 +90,7 @@ def override(plan: Plan, overrides: Overrides, *, pretrained: bool) -> Plan:
     training = replace(training, **_nested(training, given))
     _require_every_stage(plan, training)
     changed = replace(plan, training=training, reasons={**plan.reasons, **reasons})
-    planned = "batch_size" not in given and training.group_consistency.weight == 0
+    planned = not _MEMORY & set(given) and training.group_consistency.weight == 0
     return changed if planned else _with_memory(changed)
 
 

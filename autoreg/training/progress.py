@@ -1,41 +1,51 @@
-"""What a training has done so far: epoch records, progress.json and progress.png."""
+"""What a training has done so far: epoch records, progress.json and when to draw progress.png."""
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from autoreg.io.atomic import atomic_path
 from autoreg.io.records import save_record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from autoreg.training.progress_picture import draw_progress
 
 PROGRESS_FORMAT = 1
+PICTURE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class ValidationSummary:
-    """Means over the validation pairs.
+class Measures:
+    """What validation measures, of one pair or as means over pairs.
 
     Attributes:
-        pairs: Number of pairs.
         similarity: Similarity loss (both directions, as in training), without augmentation.
         regularity: Regularity loss, unweighted.
         total: Similarity + weight * regularity + folding weight * folding.
-        dice: Mean over pairs and structures, in [0, 1]; None without label maps.
+        dice: Mean over structures (and pairs), in [0, 1]; None without label maps.
         tre_mm: Mean distance of corresponding landmarks, millimetres; None without landmarks.
         ndv_percent: Share of non-diffeomorphic volume, percent.
+        lncc: Mean local correlation of the warped moving image and the fixed one, in [-1, 1],
+            whatever the plan's similarity; None where a mask leaves no voxel, and in records of
+            versions that did not measure it.
     """
 
-    pairs: int
     similarity: float
     regularity: float
     total: float
     dice: float | None
     tre_mm: float | None
     ndv_percent: float
+    lncc: float | None = None
+
+
+@dataclass(frozen=True)
+class ValidationSummary(Measures):
+    """Means over the validation pairs that have the measure.
+
+    Attributes:
+        pairs: Number of pairs.
+    """
+
+    pairs: int = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,11 @@ class EpochRecord:
         folding: Mean non-diffeomorphic volume of a pair (both maps), voxels; None where it has no
             weight.
         cycle: Mean cycle error (both directions), unweighted; None without group consistency.
+        conflicts: Share of the steps in which the gradients of similarity and regularity
+            conflicted, in [0, 1]; None without gradient projection.
+        supervised: Mean weighted loss of labels and landmarks; None without supervision.
+        learning_rate: Of the optimiser in this epoch; None in records of versions that did not
+            write it.
     """
 
     epoch: int
@@ -68,9 +83,37 @@ class EpochRecord:
     validation: ValidationSummary | None
     folding: float | None = None
     cycle: float | None = None
+    conflicts: float | None = None
+    supervised: float | None = None
+    learning_rate: float | None = None
 
 
-_Validated = tuple[int, ValidationSummary]  # with its epoch
+class PictureClock:
+    """Says when progress.png is due, since drawing it takes longer than a short epoch.
+
+    Args:
+        seconds: Between two pictures at least, wall time.
+        clock: Gives the time, seconds.
+    """
+
+    def __init__(
+        self, seconds: float = PICTURE_SECONDS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._drawn: float | None = None
+
+    def is_due(self, *, is_last: bool) -> bool:
+        """Whether to draw now: the first time, after the wait, and at the end always.
+
+        Args:
+            is_last: Whether nothing follows.
+        """
+        now = self._clock()
+        due = is_last or self._drawn is None or now - self._drawn >= self._seconds
+        if due:
+            self._drawn = now
+        return due
 
 
 def describe(record: EpochRecord, epochs: int) -> str:
@@ -80,14 +123,20 @@ def describe(record: EpochRecord, epochs: int) -> str:
         record: Of the epoch.
         epochs: Number of epochs in all.
     """
-    parts = f"similarity {record.similarity:.4f}, regularity {record.regularity:.4f}"
-    parts += "" if record.folding is None else f", folding {record.folding:.4g} voxels"
-    parts += "" if record.cycle is None else f", cycle error {record.cycle:.3g}"
-    text = (
-        f"epoch {record.epoch + 1}/{epochs}: loss {record.total:.4f} ({parts}), "
-        f"{record.seconds:.1f} s, "
-        f"{100 * record.waiting_seconds / max(record.seconds, 1e-9):.0f} % of it waiting for data"
-    )
+    parts = [f"similarity {record.similarity:.4f}", f"regularity {record.regularity:.4f}"]
+    for value, text in (
+        (record.supervised, "supervision {:.4f}"),
+        (record.folding, "folding {:.4g} voxels"),
+        (record.cycle, "cycle error {:.3g}"),
+    ):
+        parts += [] if value is None else [text.format(value)]
+    text = f"epoch {record.epoch + 1}/{epochs}: loss {record.total:.4f} ({', '.join(parts)}), "
+    if record.conflicts is not None:
+        text += f"gradients in conflict in {100 * record.conflicts:.0f} % of the steps, "
+    if record.learning_rate is not None:
+        text += f"learning rate {record.learning_rate:.3g}, "
+    waiting = 100 * record.waiting_seconds / max(record.seconds, 1e-9)
+    text += f"{record.seconds:.1f} s, {waiting:.0f} % of it waiting for data"
     if record.validation is None:
         return text
     return f"{text}; {describe_validation(record.validation)}"
@@ -96,24 +145,31 @@ def describe(record: EpochRecord, epochs: int) -> str:
 def describe_validation(summary: ValidationSummary) -> str:
     """A validation in one line, for the log."""
     parts = [f"loss {summary.total:.4f}"]
-    if summary.dice is not None:
-        parts.append(f"Dice {summary.dice:.4f}")
-    if summary.tre_mm is not None:
-        parts.append(f"TRE {summary.tre_mm:.2f} mm")
-    parts.append(f"NDV {summary.ndv_percent:.4f} %")
+    for value, text in (
+        (summary.dice, "Dice {:.4f}"),
+        (summary.tre_mm, "TRE {:.2f} mm"),
+        (summary.lncc, "LNCC {:.4f}"),
+        (summary.ndv_percent, "NDV {:.4f} %"),
+    ):
+        parts += [] if value is None else [text.format(value)]
     return f"validation of {summary.pairs} pairs: {', '.join(parts)}"
 
 
 def write_progress(
-    records: Sequence[EpochRecord], initial: ValidationSummary, criterion: str, folder: Path
+    records: Sequence[EpochRecord],
+    initial: ValidationSummary,
+    criterion: str,
+    folder: Path,
+    draw: bool = True,
 ) -> None:
-    """Write progress.json (for machines) and progress.png (for people).
+    """Write progress.json (for machines) and, if asked to, progress.png (for people).
 
     Args:
-        records: All epochs so far.
+        records: All epochs so far, at least one.
         initial: Validation before the first epoch.
         criterion: By what the best checkpoint is chosen.
         folder: Of the fold.
+        draw: Whether to draw the picture, which takes half a second; see `PictureClock`.
     """
     content = {
         "format": PROGRESS_FORMAT,
@@ -122,86 +178,5 @@ def write_progress(
         "epochs": list(records),
     }
     save_record(content, folder / "progress.json")
-    draw_progress(records, initial, folder / "progress.png")
-
-
-def draw_progress(records: Sequence[EpochRecord], initial: ValidationSummary, path: Path) -> None:
-    """Draw losses, accuracy, folding and duration over the epochs.
-
-    Args:
-        records: All epochs so far, at least one.
-        initial: Validation before the first epoch; it stands at 0, the first epoch at 1.
-        path: The PNG to write.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    FigureCanvasAgg(figure)  # no global state and no display
-    (losses, regularity), (accuracy, duration) = figure.subplots(2, 2)
-    validations = [(0, initial)]
-    validations += [(r.epoch + 1, r.validation) for r in records if r.validation is not None]
-    _draw_losses(losses, regularity, records, validations)
-    _draw_accuracy(accuracy, validations)
-    epochs = [record.epoch + 1 for record in records]
-    duration.plot(epochs, [r.seconds for r in records], ".-", label="epoch")
-    duration.plot(epochs, [r.waiting_seconds for r in records], ".-", label="waiting for data")
-    duration.set_ylabel("seconds")
-    duration.legend(fontsize="small")
-    for axes in (losses, regularity, accuracy, duration):
-        axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        _mark_stages(axes, records)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=90)
-
-
-def _draw_losses(
-    losses: "Axes",
-    regularity: "Axes",
-    records: Sequence[EpochRecord],
-    validations: Sequence[_Validated],
-) -> None:
-    for axes, name, colour in (
-        (losses, "total", "C0"),
-        (losses, "similarity", "C1"),
-        (regularity, "regularity", "C2"),
-    ):
-        epochs = [record.epoch + 1 for record in records]
-        values = [getattr(record, name) for record in records]
-        axes.plot(epochs, values, f"{colour}.-", label=f"training: {name}")
-        axes.plot(*_curve(validations, name), f"{colour}o--", label=f"validation: {name}")
-        axes.set_ylabel("loss")
-        axes.legend(fontsize="small")
-
-
-def _draw_accuracy(axes: "Axes", validations: Sequence[_Validated]) -> None:
-    """Dice on the left, or the landmark error without labels; folding on the right."""
-    has_labels = any(summary.dice is not None for _, summary in validations)
-    has_landmarks = any(summary.tre_mm is not None for _, summary in validations)
-    folding = axes.twinx() if has_labels or has_landmarks else axes
-    folding.plot(*_curve(validations, "ndv_percent"), "C3x:", label="NDV (%)")
-    folding.set_ylabel("NDV (%)")
-    folding.set_ylim(bottom=0)
-    folding.legend(loc="lower right", fontsize="small")
-    axes.set_title("validation", fontsize="medium")
-    if has_labels or has_landmarks:
-        name, label = ("dice", "Dice") if has_labels else ("tre_mm", "TRE (mm)")
-        axes.plot(*_curve(validations, name), "C4o-", label=label)
-        axes.set_ylabel(label)
-        axes.legend(loc="lower left", fontsize="small")
-
-
-def _curve(validations: Sequence[_Validated], name: str) -> tuple[list[int], list[float]]:
-    """Epochs and values of a measure, where it is known."""
-    pairs = [(epoch, getattr(summary, name)) for epoch, summary in validations]
-    known = [(epoch, value) for epoch, value in pairs if value is not None]
-    return [epoch for epoch, _ in known], [value for _, value in known]
-
-
-def _mark_stages(axes: "Axes", records: Sequence[EpochRecord]) -> None:
-    """Dotted lines where the last level was added and where augmentation began."""
-    for before, after in itertools.pairwise(records):
-        if before.levels != after.levels or before.augmented != after.augmented:
-            axes.axvline(after.epoch + 0.5, color="0.5", linestyle=":")
+    if draw:
+        draw_progress(records, initial, folder / "progress.png")

@@ -126,6 +126,21 @@ def scored_pairs(dataset: RawDataset, pairs: Sequence[Pair]) -> tuple[Measure, t
     Raises:
         DataError: if there is none.
     """
+    measure, found = measurable_pairs(dataset, pairs)
+    if measure is None:
+        raise DataError("no validation pair has label maps or landmarks")
+    places = np.linspace(0, len(found) - 1, min(MOST_PAIRS, len(found))).round().astype(int)
+    return measure, tuple(found[i] for i in places)
+
+
+def measurable_pairs(
+    dataset: RawDataset, pairs: Sequence[Pair]
+) -> tuple[Measure | None, tuple[Pair, ...]]:
+    """The pairs whose accuracy can be measured, and by what: labelled ones, else with landmarks.
+
+    Returns:
+        The measure and the pairs; None and all pairs where nothing tells their accuracy.
+    """
     labelled, marked = [], []
     for pair in pairs:
         fixed, moving = dataset.case(pair.fixed), dataset.case(pair.moving)
@@ -133,11 +148,9 @@ def scored_pairs(dataset: RawDataset, pairs: Sequence[Pair]) -> tuple[Measure, t
             labelled.append(pair)
         if pair_landmarks(fixed, moving) is not None:
             marked.append(pair)
-    if not labelled and not marked:
-        raise DataError("no validation pair has label maps or landmarks")
-    found = labelled or marked
-    places = np.linspace(0, len(found) - 1, min(MOST_PAIRS, len(found))).round().astype(int)
-    return "dice" if labelled else "tre_mm", tuple(found[i] for i in places)
+    if labelled:
+        return "dice", tuple(labelled)
+    return ("tre_mm", tuple(marked)) if marked else (None, tuple(pairs))
 
 
 def judged(measure: Measure, network: Scores, refined: Scores) -> tuple[bool, str]:

@@ -1,27 +1,19 @@
 """One training from a request: checks, collaborators, folders, and then the loop."""
 
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import torch
-
-from autoreg.errors import AutoregError, DataError, UsageError
+from autoreg.errors import DataError, UsageError
+from autoreg.io.atomic import locked_folder
 from autoreg.io.cases import Pair
 from autoreg.io.names import closest_name, matching_names
 from autoreg.io.records import load_record
-from autoreg.machine import cpu_count
-from autoreg.numerics.precision import float32_exactly
 from autoreg.plan import Plan
 from autoreg.planning.dataset_pairs import load_dataset_pairs
-from autoreg.planning.plans_file import DEFAULT_CONFIGURATION, PLANS_NAME, load_plan
+from autoreg.planning.plans_file import PLANS_NAME, load_plan
 from autoreg.planning.prepared import PreparedRecord, list_prepared, prepared_folder, record_path
 from autoreg.planning.preprocess import settings_digest
-from autoreg.registration.objective import Objective
-from autoreg.training.augmentation import PairAugmentation
-from autoreg.training.batches import open_batches
-from autoreg.training.checkpoint import Checkpoint
 from autoreg.training.claim import (
     LOG_NAME,
     claim,
@@ -29,62 +21,16 @@ from autoreg.training.claim import (
     refinement_is_open,
     resumable,
 )
-from autoreg.training.draws import CYCLE, Draws, make_draws
+from autoreg.training.draws import make_draws
 from autoreg.training.environment import log_file
-from autoreg.training.overrides import Overrides, override
+from autoreg.training.overrides import override
+from autoreg.training.processes import Processes
 from autoreg.training.refinement import decide_refinement
+from autoreg.training.request import TrainingRequest
+from autoreg.training.session import FoldWork, train_fold
 from autoreg.training.splits import FoldPairs, fold_pairs
-from autoreg.training.state import (
-    TrainingState,
-    load_pretrained,
-    new_state,
-    pretrained_state,
-    resumed_state,
-)
-from autoreg.training.trainer import TrainingSetup, train
-from autoreg.training.validation import Validator
-
-logger = logging.getLogger(__name__)
-
-MAX_WORKERS = 8
-
-
-@dataclass(frozen=True)
-class TrainingRequest:
-    """What to train.
-
-    Attributes:
-        dataset: Id or name of a prepared data set.
-        preprocessed: Folder of preprocessed data.
-        results: Folder of trained models.
-        configuration: A configuration of its plans.json.
-        fold: A number or "all"; None: see `splits.fold_pairs`.
-        overrides: Values in place of the plan's.
-        pretrained: A model folder, or a fold's folder in it, to start from.
-        resume: Go on with an interrupted training.
-        overwrite: Replace a trained fold.
-        workers: Loading processes; None: one fewer than processors, at most 8; 0: none.
-        device: Where to train.
-        show_progress: Whether to draw a progress bar.
-        raw: Folder of raw data sets, where the original images for `refinement_check` lie.
-        refinement_check: Whether to measure in the end if refinement helps, where the plan leaves
-            it to that.
-    """
-
-    dataset: str
-    preprocessed: Path
-    results: Path
-    configuration: str = DEFAULT_CONFIGURATION
-    fold: str | None = None
-    overrides: Overrides = Overrides()  # noqa: RUF009 - frozen
-    pretrained: Path | None = None
-    resume: bool = False
-    overwrite: bool = False
-    workers: int | None = None
-    device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
-    show_progress: bool = True
-    raw: Path | None = None
-    refinement_check: bool = True
+from autoreg.training.state import load_pretrained
+from autoreg.training.supervision import require_supervision
 
 
 def run_training(request: TrainingRequest) -> Path:
@@ -106,7 +52,9 @@ def run_training(request: TrainingRequest) -> Path:
     fold = fold_pairs(pairs, dataset, request.fold, plan.training)
     prepared = prepared_folder(request.preprocessed, plan)
     _require_prepared(prepared, fold, plan)
+    require_supervision(plan.training.supervision, prepared, fold.training)
     draws = make_draws(plan.training, fold)
+    _require_shares(plan, request.processes)
     model = request.results / plan.dataset / plan.configuration
     checkpoint, finished = None, False
     if request.resume:
@@ -115,62 +63,52 @@ def run_training(request: TrainingRequest) -> Path:
         finished = is_finished(model, fold.fold, checkpoint)
     elif request.pretrained is not None:
         checkpoint = load_pretrained(plan, request.pretrained)
-    if not request.resume:
-        claim(model, fold.fold, plan, overwrite=request.overwrite)
-    folder = model / f"fold_{fold.fold}"
-    with log_file(folder / LOG_NAME):
+    folder, first = model / f"fold_{fold.fold}", request.processes.is_first
+    if not request.resume and first:
+        # Not from under a training that is going on.
+        with locked_folder(folder, wait=False) if folder.exists() else nullcontext():
+            claim(model, fold.fold, plan, overwrite=request.overwrite)
+    with _own_folder(folder) if first else nullcontext():
         if not finished:
-            _train(request, plan, fold, draws, prepared, checkpoint, folder)
-        if request.refinement_check and refinement_is_open(model, fold.fold):
+            train_fold(request, FoldWork(plan, fold, draws, prepared, folder, checkpoint))
+        if first and request.refinement_check and refinement_is_open(model, fold.fold):
             raw = None if request.raw is None else request.raw / dataset.name
             decide_refinement(model, fold, raw, request.device)
     return folder
 
 
-def _train(
-    request: TrainingRequest,
-    plan: Plan,
-    fold: FoldPairs,
-    draws: Draws,
-    prepared: Path,
-    checkpoint: Checkpoint | None,
-    folder: Path,
-) -> None:
-    training = plan.training
-    workers = default_workers() if request.workers is None else request.workers
-    transform = PairAugmentation(plan.grid, training.augmentation)
-    epochs = range(checkpoint.epoch if checkpoint and request.resume else 0, training.epochs)
-    # Workers are started before there is a network or CUDA for them to inherit.
-    with open_batches(prepared, draws, transform, epochs, workers) as batches, float32_exactly():
-        state = _starting_state(request, plan, checkpoint)
-        objective = Objective.from_plan(plan)
-        setup = TrainingSetup(
-            plan=plan,
-            fold=fold.fold,
-            folder=folder,
-            objective=objective,
-            validator=_validator(request, plan, fold, prepared, objective),
-            batches_in=draws.batches_in,
-            device=request.device,
-            show_progress=request.show_progress,
-            is_pretrained=request.pretrained is not None,
+@contextmanager
+def _own_folder(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of a fold, and write its log."""
+    with locked_folder(folder, wait=False), log_file(folder / LOG_NAME):
+        yield
+
+
+def _require_shares(plan: Plan, processes: Processes) -> None:
+    """Every process must have a share of every batch, for they wait for each other.
+
+    Raises:
+        UsageError: if some batch has too few pairs, or is a cycle.
+    """
+    training, count = plan.training, processes.count
+    if count == 1:
+        return
+    if training.group_consistency.weight > 0:
+        raise UsageError(
+            f"{count} processes: cycles of group consistency are trained on by a single one; start "
+            "autoreg_train without torchrun, or set training.group_consistency.weight to 0"
         )
-        _announce(setup, fold, state, workers)
-        try:
-            train(setup, state, batches)
-        except torch.OutOfMemoryError as error:
-            smaller = "use a smaller --batch-size, or " if training.batch_size > 1 else ""
-            raise AutoregError(
-                f"out of memory on {request.device} with batches of {training.batch_size}; "
-                f"{smaller}plan for a smaller budget (autoreg_plan --budget)"
-            ) from error
-
-
-def _validator(
-    request: TrainingRequest, plan: Plan, fold: FoldPairs, prepared: Path, objective: Objective
-) -> Validator:
-    labels, seed = tuple(plan.labels.values()), plan.training.seed
-    return Validator(prepared, fold.validation, objective, labels, seed, request.device)
+    last = training.pairs_per_epoch % training.batch_size or training.batch_size
+    of_last = f"give --pairs-per-epoch as a multiple of the batch's {training.batch_size}"
+    for pairs, what, remedy in (
+        (training.batch_size, "training.batch_size is", f"give --batch-size {count} or more"),
+        (last, "an epoch's last batch has", of_last),
+    ):
+        if pairs < count:
+            raise UsageError(
+                f"{count} processes share the pairs of a batch, and {what} {pairs}; {remedy}, or "
+                "start fewer processes"
+            )
 
 
 def find_prepared_dataset(preprocessed: Path, id_or_name: str) -> Path:
@@ -197,11 +135,6 @@ def find_prepared_dataset(preprocessed: Path, id_or_name: str) -> Path:
     )
 
 
-def default_workers() -> int:
-    """Loading processes if nobody says: one fewer than processors, from 1 to 8."""
-    return max(1, min(MAX_WORKERS, cpu_count() - 1))
-
-
 def _require_prepared(folder: Path, fold: FoldPairs, plan: Plan) -> None:
     """Every case of the fold must be prepared, and as the plan says now."""
 
@@ -219,31 +152,3 @@ def _require_prepared(folder: Path, fold: FoldPairs, plan: Plan) -> None:
                 f"{folder}: {len(names)} cases of fold {fold.fold} are {what}, e.g. "
                 f"{', '.join(names[:5])}; run autoreg_preprocess"
             )
-
-
-def _starting_state(
-    request: TrainingRequest, plan: Plan, checkpoint: Checkpoint | None
-) -> TrainingState:
-    if checkpoint is None:
-        return new_state(plan, request.device)
-    if request.resume:
-        return resumed_state(plan, checkpoint, request.device)
-    return pretrained_state(plan, checkpoint, request.device)
-
-
-def _announce(setup: TrainingSetup, fold: FoldPairs, state: TrainingState, workers: int) -> None:
-    plan, training = setup.plan, setup.plan.training
-    logger.info(
-        "%s, configuration %s, fold %s: %d of %d epochs done, %d of %d levels; grid %s; %d pairs "
-        "to draw %d from per epoch in batches of %d; %d %s validation pairs; on %s, %d workers",
-        plan.dataset, plan.configuration, fold.fold, state.epoch, training.epochs, state.levels,
-        plan.network.levels, "x".join(map(str, plan.grid.shape)), len(fold.training),
-        training.pairs_per_epoch, training.batch_size, len(fold.validation),
-        "held-out" if fold.held_out else "training (none is held out)", setup.device, workers,
-    )  # fmt: skip
-    group = training.group_consistency
-    if group.weight > 0:
-        logger.info(
-            "group consistency: from epoch %d on, cycles of %d cases in place of batches",
-            group.from_epoch + 1, CYCLE,
-        )  # fmt: skip

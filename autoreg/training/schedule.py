@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from autoreg.plan import TrainingPlan
+from autoreg.training_plan import TrainingPlan
 
 _POLYNOMIAL_POWER = 0.9
 
@@ -56,7 +56,20 @@ def seed_layers(*key: int) -> None:
     through the network can be repeated.
 
     Args:
-        key: Such as seed, epoch and step.
+        key: Such as seed, epoch, step and pair.
     """
+    torch.manual_seed(_seed(key))
+
+
+def seeded(*key: int) -> torch.Generator:
+    """A generator on the CPU, so that every device draws the same.
+
+    Args:
+        key: See `seed_layers`; other keys give other numbers, except for zeros at the end.
+    """
+    return torch.Generator().manual_seed(_seed(key))
+
+
+def _seed(key: tuple[int, ...]) -> int:
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    torch.manual_seed(int(state[0]))
+    return int(state[0])

@@ -18,8 +18,8 @@ import numpy as np
 from autoreg.errors import DataError, UsageError, did_you_mean
 from autoreg.io.cases import Pair
 from autoreg.io.records import load_record, save_record
-from autoreg.plan import TrainingPlan
 from autoreg.planning.dataset_pairs import DatasetPairs
+from autoreg.training_plan import TrainingPlan
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,11 @@ class FoldPairs:
 
 
 def fold_pairs(
-    pairs: DatasetPairs, folder: Path, fold: str | None, training: TrainingPlan
+    pairs: DatasetPairs,
+    folder: Path,
+    fold: str | None,
+    training: TrainingPlan,
+    most: int | None = None,
 ) -> FoldPairs:
     """Decide the training and validation pairs of a fold.
 
@@ -119,6 +123,7 @@ def fold_pairs(
         fold: A number or "all"; None: 0, or "all" where the cases are too few to be split.
         training: Its seed decides the splits, and which of the validation pairs are used where
             there are more than 20 or than a fifth of its pairs per epoch.
+        most: In place of that limit.
 
     Returns:
         The pairs.
@@ -133,7 +138,7 @@ def fold_pairs(
             f"{folder}: no training pair; found the training cases "
             f"{', '.join(pairs.pool) or 'none'}, expected two of them or listed training pairs"
         )
-    seed, limit = training.seed, _validation_limit(training)
+    seed, limit = training.seed, _validation_limit(training) if most is None else most
     if pairs.validation_pairs:
         if fold not in (None, "0", ALL):
             raise UsageError(

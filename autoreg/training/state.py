@@ -1,6 +1,6 @@
 """The state of a training: from scratch, from a pretrained model, or from a checkpoint."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -10,10 +10,19 @@ from autoreg.network_plan import NetworkPlan
 from autoreg.networks.base import RegistrationNetwork
 from autoreg.networks.factory import build_network
 from autoreg.networks.gradicon import GradICON
+from autoreg.networks.precision import set_precision
 from autoreg.plan import Plan
-from autoreg.training.checkpoint import Checkpoint, ResumeState, build_trained, load_checkpoint
+from autoreg.training.batch_norm import prepare_batch_norm
+from autoreg.training.checkpoint import (
+    Checkpoint,
+    EpochSoFar,
+    ResumeState,
+    build_trained,
+    load_checkpoint,
+)
 from autoreg.training.comparison import weight_differences
 from autoreg.training.model_folder import find_checkpoint, trained_folds
+from autoreg.training.processes import ALONE, Processes
 from autoreg.training.progress import EpochRecord, ValidationSummary
 
 
@@ -25,33 +34,41 @@ class TrainingState:
         network: In training mode, on the device.
         levels: Levels that it has.
         optimiser: Of its parameters.
-        generator: Of the regulariser's random points.
+        scaler: Of float16's gradients; None for other precisions.
         epoch: Completed epochs.
         best: Lowest validation score so far.
         initial: Validation before the first epoch; None until it has been done.
         records: All epochs so far.
+        epoch_so_far: Of the running epoch.
     """
 
     network: RegistrationNetwork
     levels: int
     optimiser: torch.optim.Optimizer
-    generator: torch.Generator
-    epoch: int
-    best: float | None
-    initial: ValidationSummary | None
-    records: list[EpochRecord]
+    scaler: torch.amp.GradScaler | None
+    epoch: int = 0
+    best: float | None = None
+    initial: ValidationSummary | None = None
+    records: list[EpochRecord] = field(default_factory=list)
+    epoch_so_far: EpochSoFar = EpochSoFar()  # noqa: RUF009 - frozen
+
+    @property
+    def step(self) -> int:
+        """Steps made in the running epoch."""
+        return len(self.epoch_so_far.steps)
 
 
-def new_state(plan: Plan, device: torch.device) -> TrainingState:
+def new_state(plan: Plan, device: torch.device, processes: Processes = ALONE) -> TrainingState:
     """From scratch: without the last level if the plan has a first stage.
 
     Args:
         plan: Network, stages and seed.
         device: Where to train.
+        processes: That train together.
     """
     first = plan.network.without_last_level() if plan.training.shallow_epochs > 0 else None
     network = plan.network if first is None else first
-    return _state(_seeded_network(plan, network), network.levels, plan, device)
+    return _state(_seeded_network(plan, network), network.levels, plan, device, processes)
 
 
 def load_pretrained(plan: Plan, folder: Path) -> Checkpoint:
@@ -99,25 +116,31 @@ def _find_pretrained(folder: Path) -> Path:
     return find_checkpoint(folder)
 
 
-def pretrained_state(plan: Plan, checkpoint: Checkpoint, device: torch.device) -> TrainingState:
+def pretrained_state(
+    plan: Plan, checkpoint: Checkpoint, device: torch.device, processes: Processes = ALONE
+) -> TrainingState:
     """From the weights of another model, all levels at once.
 
     Args:
         plan: The new training's plan.
         checkpoint: From `load_pretrained`.
         device: Where to train.
+        processes: That train together.
     """
     network = build_trained(replace(checkpoint, plan=plan), "the pretrained model")
-    return _state(network, checkpoint.levels, plan, device)
+    return _state(network, checkpoint.levels, plan, device, processes)
 
 
-def resumed_state(plan: Plan, checkpoint: Checkpoint, device: torch.device) -> TrainingState:
+def resumed_state(
+    plan: Plan, checkpoint: Checkpoint, device: torch.device, processes: Processes = ALONE
+) -> TrainingState:
     """From checkpoint_latest.pt.
 
     Args:
         plan: The plan, which is the checkpoint's.
         checkpoint: With its resume state.
         device: Where to train.
+        processes: That train together.
 
     Raises:
         CheckpointError: if the checkpoint cannot be resumed from.
@@ -126,15 +149,19 @@ def resumed_state(plan: Plan, checkpoint: Checkpoint, device: torch.device) -> T
     if resume is None:
         raise CheckpointError("the checkpoint holds no optimiser: it cannot be continued from")
     network = build_trained(checkpoint, "checkpoint_latest.pt")
-    state = _state(network, checkpoint.levels, plan, device)
+    state = _state(network, checkpoint.levels, plan, device, processes)
     state.optimiser.load_state_dict(resume.optimiser)
-    state.generator.set_state(resume.generator)
+    if state.scaler is not None:
+        state.scaler.load_state_dict(resume.scaler)
     state.epoch, state.best = checkpoint.epoch, resume.best
     state.initial, state.records = resume.initial, list(resume.records)
+    state.epoch_so_far = resume.epoch_so_far
     return state
 
 
-def add_last_level(state: TrainingState, plan: Plan, device: torch.device) -> None:
+def add_last_level(
+    state: TrainingState, plan: Plan, device: torch.device, processes: Processes = ALONE
+) -> None:
     """The second stage: the last level joins, with a new optimiser, as published.
 
     Its output starts at zero, so that the network's map stays what it was.
@@ -143,18 +170,19 @@ def add_last_level(state: TrainingState, plan: Plan, device: torch.device) -> No
         state: Of a training without its last level; changed in place.
         plan: Network, learning rate and seed.
         device: Where to train.
+        processes: That train together.
     """
     network = _seeded_network(plan, plan.network)
     if not isinstance(network, GradICON):
         raise TypeError("only a cascade gets its last level later")
     network.load_without_last_level(state.network.state_dict())
-    state.network = network.to(device).train()
+    state.network = _prepared(network, plan, device, processes)
     state.levels = plan.network.levels
     state.optimiser = _optimiser(state.network, plan)
 
 
 def as_checkpoint(
-    state: TrainingState, plan: Plan, fold: str, resume: ResumeState | None = None
+    state: TrainingState, plan: Plan, fold: str, *, resumable: bool = False
 ) -> Checkpoint:
     """The state as a checkpoint.
 
@@ -162,30 +190,45 @@ def as_checkpoint(
         state: Of the training.
         plan: It is trained by.
         fold: "0", ... or "all".
-        resume: See `resume_state`; it triples the size.
+        resumable: Whether the training shall be able to go on from it; it triples the size.
     """
     weights = state.network.state_dict()
+    resume = _resume_state(state) if resumable else None
     return Checkpoint(plan, fold, state.levels, state.epoch, weights, resume)
 
 
-def resume_state(state: TrainingState, initial: ValidationSummary) -> ResumeState:
-    """What a checkpoint needs for the training to go on from it."""
+def _resume_state(state: TrainingState) -> ResumeState:
     return ResumeState(
         optimiser=state.optimiser.state_dict(),
-        generator=state.generator.get_state(),
+        scaler={} if state.scaler is None else state.scaler.state_dict(),
         best=state.best,
-        initial=initial,
+        initial=state.initial,
         records=tuple(state.records),
+        epoch_so_far=state.epoch_so_far,
     )
 
 
 def _state(
-    network: RegistrationNetwork, levels: int, plan: Plan, device: torch.device
+    network: RegistrationNetwork,
+    levels: int,
+    plan: Plan,
+    device: torch.device,
+    processes: Processes,
 ) -> TrainingState:
+    network = _prepared(network, plan, device, processes)
+    halved = plan.training.precision == "float16"
+    scaler = torch.amp.GradScaler(device.type) if halved else None
+    return TrainingState(network, levels, _optimiser(network, plan), scaler)
+
+
+def _prepared(
+    network: RegistrationNetwork, plan: Plan, device: torch.device, processes: Processes
+) -> RegistrationNetwork:
+    """The network as training computes it; names and values of its weights stay."""
     network = network.to(device).train()
-    # On the CPU whatever the device, so that every device draws the same points.
-    generator = torch.Generator().manual_seed(plan.training.seed)
-    return TrainingState(network, levels, _optimiser(network, plan), generator, 0, None, None, [])
+    prepare_batch_norm(network, plan.training.batch_norm, processes)
+    set_precision(network, plan.training.precision)
+    return network
 
 
 def _optimiser(network: RegistrationNetwork, plan: Plan) -> torch.optim.Optimizer:

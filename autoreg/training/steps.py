@@ -17,28 +17,55 @@ from torch import Tensor
 
 from autoreg.losses.cycle import cycle_error
 from autoreg.network_plan import Triple
-from autoreg.networks.base import RegistrationNetwork
-from autoreg.registration.objective import LossValues, Objective, evaluated
+from autoreg.networks.base import MapPair, RegistrationNetwork
+from autoreg.registration.objective import Objective, PairLoss, evaluated
 from autoreg.training.batches import PairBatch
+from autoreg.training.gradients import GradientSum
+from autoreg.training.step_values import StepValues, weighted_sum
+
+Supervision = Callable[[MapPair, PairBatch], Tensor | None]
 
 
-@dataclass(frozen=True)
-class StepValues:
-    """What a step minimised, before its update.
+@dataclass(frozen=True, eq=False)
+class StepLoss:
+    """What is minimised on pairs.
 
     Attributes:
-        similarity: Mean over the pairs.
-        regularity: Mean over the pairs, without its weight.
-        total: All that was minimised.
-        folding: Mean non-diffeomorphic volume of a pair, voxels; None if it has no weight.
-        cycle: Cycle error, sum over both directions, without its weight; None for pairs.
+        objective: Similarity and regularity.
+        supervision: What labels and landmarks add, None where that is nothing.
     """
 
-    similarity: float
-    regularity: float
-    total: float
-    folding: float | None = None
-    cycle: float | None = None
+    objective: Objective
+    supervision: Supervision = lambda maps, batch: None
+
+    def __call__(
+        self, maps: MapPair, batch: PairBatch, points: torch.Generator
+    ) -> tuple[PairLoss, Tensor | None]:
+        """Means over the pairs of a batch.
+
+        Args:
+            maps: Of the batch.
+            batch: On the maps' device.
+            points: Of the regulariser's random points.
+        """
+        bound = self.objective.bind(batch.moving, batch.fixed, batch.moving_mask, batch.fixed_mask)
+        maps = evaluated(maps, batch.fixed.shape[2:])
+        return bound(maps, points), self.supervision(maps, batch)
+
+
+@dataclass(frozen=True, eq=False)
+class StepDraws:
+    """What is drawn at random in a step; each may be drawn again.
+
+    Attributes:
+        seed_layers: Seeds what the network's layers draw for the pair of this number, or for the
+            part of a batch that begins with it.
+        points: A generator of the regulariser's points, always from the same beginning, so that
+            they do not depend on how a batch is split.
+    """
+
+    seed_layers: Callable[[int], None]
+    points: Callable[[], torch.Generator]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,104 +75,113 @@ class Cycles:
     Attributes:
         weight: Of the cycle error.
         spacing_mm: Of the grid, along (d, h, w).
-        seed_layers: Seeds what the network's layers draw for the pair of this number: they must
-            draw the same when a pair is computed again.
     """
 
     weight: float
     spacing_mm: Triple
-    seed_layers: Callable[[int], None]
 
 
 def backward_pairs(
     network: RegistrationNetwork,
-    objective: Objective,
-    batch: PairBatch,
-    generator: torch.Generator,
+    loss: StepLoss,
+    parts: Sequence[PairBatch],
+    draws: StepDraws,
+    gradients: GradientSum,
 ) -> StepValues:
-    """Add the gradient of a batch of pairs to `.grad`.
+    """Add the gradient of a batch of pairs, or of this process's share of one.
 
     Args:
         network: In training mode.
-        objective: What is minimised.
-        batch: On the network's device.
-        generator: Of the regulariser's random points.
+        loss: What is minimised.
+        parts: Of the batch, on the network's device, computed one after the other.
+        draws: What is drawn.
+        gradients: Takes them.
 
     Returns:
-        The losses.
+        This process's share of the losses, to be summed over the processes.
     """
-    maps = network(batch.moving, batch.fixed)
-    loss = objective.bind(batch.moving, batch.fixed, batch.moving_mask, batch.fixed_mask)(
-        maps, generator
-    )
-    torch.autograd.backward(loss.total)
-    return _step_values(loss.values())
+    values, number = [], 0
+    for part in parts:
+        draws.seed_layers(number)
+        share = len(part.pairs) / part.size
+        pair_loss, supervised = loss(network(part.moving, part.fixed), part, draws.points())
+        _add(gradients, pair_loss, supervised, share)
+        values.append((share, _step_values(pair_loss, supervised)))
+        number += len(part.pairs)
+    return weighted_sum(values)
 
 
 def backward_cycle(
     network: RegistrationNetwork,
-    objective: Objective,
+    loss: StepLoss,
     batch: PairBatch,
-    generator: torch.Generator,
+    draws: StepDraws,
+    gradients: GradientSum,
     cycles: Cycles,
 ) -> StepValues:
-    """Add the gradient of a cycle to `.grad`.
+    """Add the gradient of a cycle.
 
     total = mean over the three pairs of their loss + weight * (error of a -> b -> c -> a + error
-    of a -> c -> b -> a). With our losses, which are twice SITReg's, the weight is SITReg's.
+    of a -> c -> b -> a). With our losses, which are twice SITReg's, the weight is SITReg's. The
+    cycle error counts as regularity where gradients are projected.
 
     Args:
         network: In training mode. What its layers keep (running statistics) changes as if each
             pair had been computed once.
-        objective: Of each pair.
+        loss: Of each pair.
         batch: On the network's device; three pairs of which each one's moving case is the next
             one's fixed case.
-        generator: Of the regulariser's random points.
+        draws: What is drawn; the three pairs' points follow each other.
+        gradients: Takes them.
         cycles: Weight and unit of the cycle error.
 
     Returns:
         The losses.
     """
-    pairs = [batch.one(number) for number in range(len(batch.pairs))]
+    pairs = batch.parts(len(batch.pairs))
     with torch.no_grad(), _kept_buffers(network):
         fields = []
         for number, pair in enumerate(pairs):
-            cycles.seed_layers(number)
+            draws.seed_layers(number)
             fields.append(_fields(network, pair))
     error, cotangents = _cycle_gradients(fields, [pair.fixed_mask for pair in pairs], cycles)
     del fields
-    values = []
+    values, points = [], draws.points()
     for number, (pair, cotangent) in enumerate(zip(pairs, cotangents, strict=True)):
-        cycles.seed_layers(number)
-        values.append(_backward_pair(network, objective, pair, generator, cotangent, len(pairs)))
-    mean = weighted_mean([(1, value) for value in values])
+        draws.seed_layers(number)
+        shape = pair.fixed.shape[2:]
+        maps = evaluated(network(pair.moving, pair.fixed), shape)
+        pair_loss, supervised = loss(maps, pair, points)
+        sent_back = _sent_back(maps, cotangent)
+        _add(gradients, pair_loss, supervised, 1 / len(pairs), sent_back)
+        values.append((1 / len(pairs), _step_values(pair_loss, supervised)))
+    mean = weighted_sum(values)
     return replace(mean, total=mean.total + cycles.weight * error, cycle=error)
-
-
-def weighted_mean(values: Sequence[tuple[float, StepValues]]) -> StepValues:
-    """The mean of steps, each with its weight; of what some don't have, over those that have it."""
-
-    def mean(numbers: list[tuple[float, float]]) -> float:
-        return sum(weight * n for weight, n in numbers) / sum(weight for weight, _ in numbers)
-
-    def mean_of_known(numbers: list[tuple[float, float | None]]) -> float | None:
-        known = [(weight, n) for weight, n in numbers if n is not None]
-        return mean(known) if known else None
-
-    return StepValues(
-        similarity=mean([(weight, v.similarity) for weight, v in values]),
-        regularity=mean([(weight, v.regularity) for weight, v in values]),
-        total=mean([(weight, v.total) for weight, v in values]),
-        folding=mean_of_known([(weight, v.folding) for weight, v in values]),
-        cycle=mean_of_known([(weight, v.cycle) for weight, v in values]),
-    )
 
 
 _Fields = tuple[Tensor, Tensor]  # fixed to moving, moving to fixed; (1, 3, D, H, W) voxels
 
 
-def _step_values(loss: LossValues) -> StepValues:
-    return StepValues(loss.similarity, loss.regularity, loss.total, loss.folding)
+def _add(
+    gradients: GradientSum,
+    loss: PairLoss,
+    supervised: Tensor | None,
+    share: float,
+    regularity: Tensor | None = None,
+) -> None:
+    """Add a share of a loss, and of a regularity that has its weight already."""
+    data = loss.similarity if supervised is None else loss.similarity + supervised
+    weighted = share * loss.weighted_regularity
+    gradients.add(share * data, weighted if regularity is None else weighted + regularity)
+
+
+def _step_values(loss: PairLoss, supervised: Tensor | None) -> StepValues:
+    values = loss.values()
+    if supervised is None:
+        return StepValues(values.similarity, values.regularity, values.total, values.folding)
+    added = supervised.item()
+    total = values.total + added
+    return StepValues(values.similarity, values.regularity, total, values.folding, supervised=added)
 
 
 def _fields(network: RegistrationNetwork, pair: PairBatch) -> _Fields:
@@ -170,23 +206,15 @@ def _cycle_gradients(
     return error, list(zip(gradients[0], reversed(gradients[1]), strict=True))
 
 
-def _backward_pair(
-    network: RegistrationNetwork,
-    objective: Objective,
-    pair: PairBatch,
-    generator: torch.Generator,
-    cotangent: _Fields,
-    pairs: int,
-) -> StepValues:
-    shape = pair.fixed.shape[2:]
-    maps = evaluated(network(pair.moving, pair.fixed), shape)
-    bound = objective.bind(pair.moving, pair.fixed, pair.moving_mask, pair.fixed_mask)
-    loss = bound(maps, generator)
-    total = loss.total / pairs
-    for one, gradient in zip((maps.fixed_to_moving, maps.moving_to_fixed), cotangent, strict=True):
-        total = total + (one.displacement_vox(shape) * gradient).sum()
-    torch.autograd.backward(total)
-    return _step_values(loss.values())
+def _sent_back(maps: MapPair, cotangent: _Fields) -> Tensor:
+    """The scalar whose gradient is that of the cycle error through these maps."""
+    forth, back = (
+        (one.displacement_vox(gradient.shape[2:]) * gradient).sum()
+        for one, gradient in zip(
+            (maps.fixed_to_moving, maps.moving_to_fixed), cotangent, strict=True
+        )
+    )
+    return forth + back
 
 
 @contextmanager

@@ -1,73 +1,41 @@
 """The training loop; everything it needs is handed to it."""
 
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from tqdm import tqdm
 
-from autoreg.errors import AutoregError
+from autoreg.errors import UsageError
 from autoreg.io.records import save_record
-from autoreg.plan import Plan
-from autoreg.registration.objective import Objective
 from autoreg.registration.repeated_warnings import warned_once
 from autoreg.training.batches import PairBatch
-from autoreg.training.checkpoint import save_checkpoint
+from autoreg.training.checkpoint import EpochSoFar, save_checkpoint
+from autoreg.training.early_stopping import has_stopped_early
 from autoreg.training.progress import (
     EpochRecord,
+    PictureClock,
     ValidationSummary,
     describe,
     describe_validation,
     write_progress,
 )
 from autoreg.training.schedule import (
-    cycle_weight,
     learning_rate,
-    seed_layers,
     set_learning_rate,
 )
-from autoreg.training.state import TrainingState, add_last_level, as_checkpoint, resume_state
-from autoreg.training.steps import (
-    Cycles,
-    StepValues,
-    backward_cycle,
-    backward_pairs,
-    weighted_mean,
-)
-from autoreg.training.validation import Validator, criterion, score
+from autoreg.training.setup import TrainingSetup
+from autoreg.training.state import TrainingState, add_last_level, as_checkpoint
+from autoreg.training.step_values import weighted_mean
+from autoreg.training.stepping import Stepper
+from autoreg.training.steps_log import StepsLog, open_steps_log
+from autoreg.training.stopping import TrainingStopped
+from autoreg.training.tensorboard import Board, open_board
+from autoreg.training.validation import Validation, criterion, score
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingSetup:
-    """All that stays the same while training.
-
-    Attributes:
-        plan: Epochs, batches, stages.
-        fold: "0", ... or "all".
-        folder: Of the fold; checkpoints and progress go there.
-        objective: What is minimised.
-        validator: Measures the network.
-        batches_in: Number of batches in an epoch of this number.
-        device: Where to train.
-        show_progress: Whether to draw a progress bar.
-        is_pretrained: Whether the network before training may be the best one.
-    """
-
-    plan: Plan
-    fold: str
-    folder: Path
-    objective: Objective
-    validator: Validator
-    batches_in: Callable[[int], int]
-    device: torch.device
-    show_progress: bool
-    is_pretrained: bool = False
 
 
 def train(setup: TrainingSetup, state: TrainingState, batches: Iterator[PairBatch]) -> None:
@@ -76,137 +44,215 @@ def train(setup: TrainingSetup, state: TrainingState, batches: Iterator[PairBatc
     Args:
         setup: What stays the same.
         state: Where to start; changed in place.
-        batches: Of all remaining epochs, in order.
+        batches: All remaining ones, in order.
 
     Raises:
         AutoregError: if the loss stops being a number, or a batch cannot be loaded.
+        TrainingStopped: if a signal asks for it; checkpoint_latest.pt holds all that was done.
     """
-    training = setup.plan.training
-    if state.initial is None:
-        # What there is to improve on; besides, an unusable validation case shows at once.
-        state.initial = setup.validator(state.network).summary
-        logger.info("before training: %s", describe_validation(state.initial))
-        if setup.is_pretrained:
-            _save(setup, state, state.initial, state.initial)
-    steps = [setup.batches_in(epoch) for epoch in range(training.epochs)]
-    total, start = sum(steps), sum(steps[: state.epoch])
-    hidden = None if setup.show_progress else True  # None: shown on a terminal, not in a file
+    first = setup.processes.is_first
     devices = [setup.device] if setup.device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices),  # each step seeds what layers draw
-        tqdm(total=total, initial=start, unit="step", disable=hidden, leave=False) as bar,
+        open_steps_log(setup.folder if first else None, state.epoch, state.step) as steps_log,
+        open_board(setup.folder, state.epoch) if first else Board(None) as board,
+        _bar(setup, state) as bar,
     ):
-        while state.epoch < training.epochs:
-            if _is_due_for_last_level(state, setup.plan):
-                add_last_level(state, setup.plan, setup.device)
+        _Run(setup, state, batches, bar, steps_log, board).to_the_end()
+    if first:
+        final = as_checkpoint(state, setup.plan, setup.fold)
+        save_checkpoint(setup.folder / "checkpoint_final.pt", final)
+
+
+def _bar(setup: TrainingSetup, state: TrainingState) -> "tqdm[None]":
+    """None as `disable`: shown on a terminal, not in a file."""
+    steps = [setup.batches_in(epoch) for epoch in range(setup.plan.training.epochs)]
+    done = sum(steps[: state.epoch]) + state.step
+    hidden = None if setup.show_progress and setup.processes.is_first else True
+    return tqdm(total=sum(steps), initial=done, unit="step", disable=hidden, leave=False)
+
+
+class _Run:
+    """One training while it runs, from a start or from a checkpoint on."""
+
+    def __init__(
+        self,
+        setup: TrainingSetup,
+        state: TrainingState,
+        batches: Iterator[PairBatch],
+        bar: "tqdm[None]",
+        steps_log: StepsLog,
+        board: Board,
+    ) -> None:
+        self._setup = setup
+        self._state = state
+        self._batches = batches
+        self._bar = bar
+        self._steps_log = steps_log
+        self._board = board
+        self._stepper = Stepper(setup, state)
+        self._pictures = PictureClock()
+        self._saved_at = time.monotonic()
+
+    def to_the_end(self) -> None:
+        """Train until nothing is left, or a signal comes."""
+        state, training = self._state, self._setup.plan.training
+        if state.initial is None:
+            self._begin()
+        if self._is_due_for_validation() and state.records[-1].validation is None:
+            self._finish_epoch()  # the training was stopped between the epoch and its end
+        while not self._is_over():
+            if self._is_due_for_last_level():
+                add_last_level(state, self._setup.plan, self._setup.device, self._setup.processes)
                 logger.info("the last level joins; the optimiser starts anew")
-            bar.set_description(f"epoch {state.epoch + 1}/{training.epochs}")
-            state.records.append(_train_epoch(setup, state, batches, bar))
-            state.epoch += 1
-            is_last = state.epoch == training.epochs
-            if is_last or state.epoch % training.validation_every == 0:
-                _validate_and_save(setup, state, state.initial)
-            logger.info("%s", describe(state.records[-1], training.epochs))
-    final = as_checkpoint(state, setup.plan, setup.fold)
-    save_checkpoint(setup.folder / "checkpoint_final.pt", final)
+            self._bar.set_description(f"epoch {state.epoch + 1}/{training.epochs}")
+            self._train_epoch()
+            self._finish_epoch()
+        if state.epoch < training.epochs:
+            logger.info(
+                "no better validation in the last %d: the training ends after %d of %d epochs",
+                training.early_stopping, state.epoch, training.epochs,
+            )  # fmt: skip
 
+    def _is_over(self) -> bool:
+        state, training = self._state, self._setup.plan.training
+        return state.epoch >= training.epochs or has_stopped_early(training, state.records)
 
-def _is_due_for_last_level(state: TrainingState, plan: Plan) -> bool:
-    is_shallow = state.levels < plan.network.levels
-    return is_shallow and state.epoch >= plan.training.shallow_epochs
+    def _begin(self) -> None:
+        """What there is to improve on; besides, an unusable validation case shows at once."""
+        state = self._state
+        state.initial = self._validation().summary
+        self._board.write_initial(state.initial)
+        logger.info("before training: %s", describe_validation(state.initial))
+        if self._setup.is_pretrained:
+            self._keep_if_best(state.initial)
+        self._save_latest()
 
+    def _is_due_for_last_level(self) -> bool:
+        state, plan = self._state, self._setup.plan
+        is_shallow = state.levels < plan.network.levels
+        return is_shallow and state.epoch >= plan.training.shallow_epochs
 
-@warned_once()
-def _train_epoch(
-    setup: TrainingSetup,
-    state: TrainingState,
-    batches: Iterator[PairBatch],
-    bar: "tqdm[None]",
-) -> EpochRecord:
-    start, waiting = time.perf_counter(), 0.0
-    set_learning_rate(state.optimiser, learning_rate(setup.plan.training, state.epoch))
-    values: list[tuple[float, StepValues]] = []
-    for index in range(setup.batches_in(state.epoch)):
-        asked = time.perf_counter()
-        batch = next(batches)
-        waiting += time.perf_counter() - asked
-        # Weighted by its pairs: the last batch of an epoch may be smaller.
-        values.append((len(batch.pairs), _step(setup, state, batch, index)))
-        bar.set_postfix(loss=f"{values[-1][1].total:.4f}", refresh=False)
-        bar.update()
-    mean = weighted_mean(values)
-    return EpochRecord(
-        epoch=state.epoch,
-        levels=state.levels,
-        augmented=state.epoch >= setup.plan.training.augmentation.from_epoch,
-        similarity=mean.similarity,
-        regularity=mean.regularity,
-        total=mean.total,
-        seconds=time.perf_counter() - start,
-        waiting_seconds=waiting,
-        validation=None,
-        folding=mean.folding,
-        cycle=mean.cycle,
-    )
+    def _is_due_for_validation(self) -> bool:
+        epoch, training = self._state.epoch, self._setup.plan.training
+        if epoch == 0 or self._state.step > 0:
+            return False
+        return epoch == training.epochs or epoch % training.validation_every == 0
 
+    @warned_once()
+    def _train_epoch(self) -> None:
+        """From the step where it was left to its end."""
+        state, setup = self._state, self._setup
+        rate = learning_rate(setup.plan.training, state.epoch)
+        set_learning_rate(state.optimiser, rate)
+        for index in range(state.step, setup.batches_in(state.epoch)):
+            started = time.perf_counter()
+            batch = next(self._batches)
+            waiting = time.perf_counter() - started
+            values, conflict = self._stepper.step(batch, index)
+            so_far = state.epoch_so_far
+            state.epoch_so_far = EpochSoFar(
+                # Weighted by its pairs: the last batch of an epoch may be smaller.
+                (*so_far.steps, (batch.size, values)),
+                so_far.conflicts + conflict,
+                so_far.seconds + time.perf_counter() - started,
+                so_far.waiting_seconds + waiting,
+            )
+            self._steps_log.write(state.epoch, index, values)
+            self._bar.set_postfix(loss=f"{values.total:.4f}", refresh=False)
+            self._bar.update()
+            self._pause()
+        state.records.append(self._record(rate))
+        state.epoch += 1
+        state.epoch_so_far = EpochSoFar()
 
-def _step(setup: TrainingSetup, state: TrainingState, batch: PairBatch, index: int) -> StepValues:
-    state.optimiser.zero_grad(set_to_none=True)
-    names = ", ".join(f"{pair.moving} to {pair.fixed}" for pair in batch.pairs)
-    where = f"in epoch {state.epoch + 1} for the pairs {names}"
-    try:
-        values = _backward(setup, state, batch.to(setup.device), index)
-    except AutoregError as error:
-        raise AutoregError(f"{setup.folder}: {where}: {error}") from error
-    if not math.isfinite(values.total):
-        raise AutoregError(
-            f"{setup.folder}: the loss is {values.total} {where}; expected a number. Check these "
-            f"images, or train with a lower --learning-rate (now "
-            f"{setup.plan.training.learning_rate:g})"
+    def _record(self, rate: float) -> EpochRecord:
+        state, so_far = self._state, self._state.epoch_so_far
+        training = self._setup.plan.training
+        mean = weighted_mean(so_far.steps)
+        projects = training.gradients == "gradient_projection"
+        return EpochRecord(
+            epoch=state.epoch,
+            levels=state.levels,
+            augmented=state.epoch >= training.augmentation.from_epoch,
+            similarity=mean.similarity,
+            regularity=mean.regularity,
+            total=mean.total,
+            seconds=so_far.seconds,
+            waiting_seconds=so_far.waiting_seconds,
+            validation=None,
+            folding=mean.folding,
+            cycle=mean.cycle,
+            supervised=mean.supervised,
+            conflicts=so_far.conflicts / len(so_far.steps) if projects else None,
+            learning_rate=rate,
         )
-    state.optimiser.step()
-    return values
 
+    def _pause(self) -> None:
+        """Between two steps: a checkpoint if it is time for one, or the end if a signal came."""
+        setup = self._setup
+        # The signal reaches the processes at different times.
+        if setup.processes.count > 1:
+            flag = torch.tensor(setup.stop.number, device=setup.device)
+            setup.stop.number = int(setup.processes.largest_(flag))
+        if setup.stop.number:
+            self._save_latest()
+            setup.stop.raise_if_received()
+        if time.monotonic() - self._saved_at >= setup.checkpoint_seconds:
+            try:
+                self._save_latest()
+            except UsageError as error:  # a full disk, say; it may be emptied in time
+                self._saved_at = time.monotonic()
+                logger.warning("no checkpoint now, tried again later: %s", error)
 
-def _backward(
-    setup: TrainingSetup, state: TrainingState, batch: PairBatch, index: int
-) -> StepValues:
-    """Put the gradient of a step into `.grad`."""
-    training, place = setup.plan.training, (setup.plan.training.seed, state.epoch, index)
-    if not batch.is_cycle:
-        seed_layers(*place)
-        return backward_pairs(state.network, setup.objective, batch, state.generator)
-    epoch = state.epoch + index / setup.batches_in(state.epoch)
-    cycles = Cycles(
-        weight=cycle_weight(training, epoch),
-        spacing_mm=setup.plan.grid.spacing_mm,
-        seed_layers=lambda number: seed_layers(*place, number),
-    )
-    return backward_cycle(state.network, setup.objective, batch, state.generator, cycles)
+    def _finish_epoch(self) -> None:
+        """Validate if it is time to, and tell how it went."""
+        state, setup = self._state, self._setup
+        is_due = self._is_due_for_validation()
+        if is_due:
+            self._validate()
+        if setup.processes.is_first:
+            self._write_progress()
+        self._board.write(state.records[-1])
+        logger.info("%s", describe(state.records[-1], setup.plan.training.epochs))
 
+    def _validate(self) -> None:
+        state, setup = self._state, self._setup
+        validation = self._validation()
+        summary = validation.summary
+        state.records[-1] = replace(state.records[-1], validation=summary)
+        if setup.processes.is_first:
+            save_record(validation, setup.folder / "validation.json")
+        self._keep_if_best(summary)
+        self._save_latest()
 
-def _validate_and_save(
-    setup: TrainingSetup, state: TrainingState, initial: ValidationSummary
-) -> None:
-    validation = setup.validator(state.network)
-    summary = validation.summary
-    state.records[-1] = replace(state.records[-1], validation=summary)
-    save_record(validation, setup.folder / "validation.json")
-    write_progress(state.records, initial, criterion(summary), setup.folder)
-    _save(setup, state, initial, summary)
+    def _validation(self) -> Validation:
+        try:
+            return self._setup.validator(self._state.network)
+        except TrainingStopped:
+            self._save_latest()  # what goes on from here validates first
+            raise
 
+    def _write_progress(self) -> None:
+        state, setup = self._state, self._setup
+        if state.initial is None:
+            raise RuntimeError("an epoch was trained before the first validation")
+        draw = self._pictures.is_due(is_last=self._is_over())
+        write_progress(
+            state.records, state.initial, criterion(state.initial), setup.folder, draw=draw
+        )
 
-def _save(
-    setup: TrainingSetup,
-    state: TrainingState,
-    initial: ValidationSummary,
-    summary: ValidationSummary,
-) -> None:
-    """The latest checkpoint, and the best one if the validation `summary` says so."""
-    value = score(summary)
-    if state.best is None or value < state.best:
-        state.best = value
-        best = as_checkpoint(state, setup.plan, setup.fold)
-        save_checkpoint(setup.folder / "checkpoint_best.pt", best)
-    latest = as_checkpoint(state, setup.plan, setup.fold, resume_state(state, initial))
-    save_checkpoint(setup.folder / "checkpoint_latest.pt", latest)
+    def _keep_if_best(self, summary: ValidationSummary) -> None:
+        state, setup = self._state, self._setup
+        value = score(summary)
+        if state.best is None or value < state.best:
+            state.best = value
+            if setup.processes.is_first:
+                best = as_checkpoint(state, setup.plan, setup.fold)
+                save_checkpoint(setup.folder / "checkpoint_best.pt", best)
+
+    def _save_latest(self) -> None:
+        if self._setup.processes.is_first:
+            latest = as_checkpoint(self._state, self._setup.plan, self._setup.fold, resumable=True)
+            save_checkpoint(self._setup.folder / "checkpoint_latest.pt", latest)
+        self._saved_at = time.monotonic()

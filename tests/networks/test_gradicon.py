@@ -5,7 +5,9 @@ import torch
 from small_pairs import pair, same_tensors, small_network
 
 from autoreg.errors import CheckpointError, PlanError
+from autoreg.network_plan import GradICONPlan
 from autoreg.networks import gradicon
+from autoreg.networks.factory import build_network
 from autoreg.networks.gradicon import GradICON, level_prefixes
 from autoreg.networks.unet import pool
 from autoreg.numerics.coordinates import unit_grid
@@ -186,3 +188,29 @@ def test_weights_of_another_cascade_are_refused_and_nothing_is_loaded():
     assert same_tensors(before, list(deep.state_dict().values()))
     with pytest.raises(CheckpointError, match="width"):
         deep.load_without_last_level(GradICON((0.5, 1.0), 1, 0.25).state_dict())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_checkpointing_changes_no_bit(training):
+    """Maps, gradients and running statistics, after two backward passes through one graph."""
+    moving, fixed = torch.rand(2, 2, 1, 12, 16, 14, generator=torch.Generator().manual_seed(3))
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        plan = GradICONPlan((0.5, 1.0), 0.125, checkpointing)
+        network = build_network(plan, 1).train(training)
+        for name, weight in network.named_parameters():
+            if "lastConv" in name:
+                torch.nn.init.normal_(weight, std=0.02)
+        maps = network(moving, fixed)
+        dense = maps.fixed_to_moving.dense((12, 16, 14))
+        loss = dense.square().mean() + maps.moving_to_fixed.dense((12, 16, 14)).sin().mean()
+        parameters = list(network.parameters())
+        first = torch.autograd.grad(loss, parameters, retain_graph=True)
+        second = torch.autograd.grad(loss, parameters)
+        found.append([dense.detach(), *first, *second, *network.state_dict().values()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_checkpointing_is_kept_without_the_last_level():
+    assert GradICONPlan((0.5, 1.0), 0.125, True).without_last_level().checkpointing

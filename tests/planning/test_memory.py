@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 
@@ -13,9 +14,9 @@ from autoreg.networks.factory import build_network
 from autoreg.plan import GridPlan, LossPlan
 from autoreg.planning import rules_sitreg, rules_transmorph
 from autoreg.planning.budget import get_budget
+from autoreg.planning.fake_run import convolution_workspace
 from autoreg.planning.memory import (
     CPU_FIGURE_BYTES,
-    convolution_workspace,
     estimate_memory,
     instance_optimisation_bytes,
     training_bytes,
@@ -23,6 +24,7 @@ from autoreg.planning.memory import (
 from autoreg.planning.rules import plan_from_fingerprint
 from autoreg.planning.rules_sitreg import build_sitreg
 from autoreg.planning.rules_transmorph import build_transmorph
+from autoreg.training_plan import SupervisionPlan
 
 # Does a job as a command does, in its own process, and prints the peak resident size.
 PROGRAM = """
@@ -95,7 +97,7 @@ from autoreg.training.progress import EpochRecord, write_progress
 from autoreg.training.validation import ValidationSummary
 status = lambda: int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0])
 before = status()
-summary = ValidationSummary(2, 0.5, 0.1, 0.6, 0.7, None, 0.0)
+summary = ValidationSummary(0.5, 0.1, 0.6, 0.7, None, 0.0, 0.9, pairs=2)
 record = EpochRecord(0, 1, False, 0.5, 0.1, 0.6, 1.0, 0.1, summary)
 write_progress([record], summary, "dice", Path("."))
 print(1024 * (status() - before))
@@ -225,3 +227,38 @@ def test_workspace_counts_blocks_of_channels():
         convolution_workspace(full, full, transposed=False, backward=False)
     )
     assert convolution_workspace(full, full, transposed=True, backward=False) == 2 * 4 * 16 * voxels
+
+
+CASCADE = ((64, 64, 64), 0.25, (0.5, 1.0, 1.0))
+
+
+def trained(plan, checkpointing=False, **training):
+    changed = with_network(plan, *CASCADE, **training)
+    network = dataclasses.replace(changed.network, checkpointing=checkpointing)
+    return training_bytes(dataclasses.replace(changed, network=network), cuda=True)
+
+
+def test_a_batch_in_parts_needs_what_a_part_needs_and_the_kept_gradients(plan):
+    whole, half = trained(plan, batch_size=4), trained(plan, batch_size=2)
+    parts = trained(plan, batch_size=4, accumulation_steps=2)
+    weights = bytes_of_weights(GradICONPlan(CASCADE[2], CASCADE[1]))
+    assert half <= parts <= half + 1.2 * weights < whole
+    uneven = trained(plan, batch_size=3, accumulation_steps=2)
+    assert uneven == parts  # the largest part decides
+
+
+def test_what_saves_memory_is_seen_to_save_it(plan):
+    usual = trained(plan)
+    # What is left is the loss, which is float32.
+    assert trained(plan, precision="bfloat16") < usual
+    assert trained(plan, checkpointing=True) < usual
+
+
+def test_two_gradients_and_supervision_take_memory(plan):
+    usual = trained(plan)
+    voxels = math.prod(CASCADE[0])
+    assert trained(plan, gradients="gradient_projection") > usual
+    labels = SupervisionPlan(dice_weight=1.0)
+    assert trained(plan, supervision=labels) > usual + 40 * voxels
+    assert trained(plan, supervision=SupervisionPlan(masks=True)) > usual + 4 * voxels
+    assert trained(plan, supervision=SupervisionPlan(landmark_weight=1.0)) == usual

@@ -135,7 +135,8 @@ def test_neither_training_nor_optimisation_exceeds_the_limit(monkeypatch, optimi
         return optimising * math.prod(plan.grid.shape)
 
     def training_bytes(plan, *, cuda):
-        return training * math.prod(plan.grid.shape) * plan.training.batch_size
+        share = plan.training.batch_size // plan.training.accumulation_steps
+        return training * math.prod(plan.grid.shape) * share
 
     monkeypatch.setattr(rules, "instance_optimisation_bytes", optimisation_bytes)
     monkeypatch.setattr(rules, "training_bytes", training_bytes)
@@ -145,7 +146,30 @@ def test_neither_training_nor_optimisation_exceeds_the_limit(monkeypatch, optimi
     plan = plan_from_fingerprint(fingerprint(), budget)
     needed = max(optimisation_bytes(plan, cuda=True), training_bytes(plan, cuda=True))
     assert 0.7 * limit < needed <= limit
-    assert plan.training.batch_size == (2 if training < optimising else 1)
+    # Checkpointing changes nothing here, so that both are at the network's disposal.
+    assert plan.training.batch_size == 4
+    assert plan.training.accumulation_steps == (2 if training < optimising else 4)
+
+
+def test_a_batch_is_computed_twice_rather_than_in_parts_where_statistics_depend_on_it(monkeypatch):
+    """Of one pair 1000 bytes per voxel, or 300 with checkpointing; 2000 are there."""
+
+    def needed(plan, **facts):
+        training = plan.training
+        share = training.batch_size // training.accumulation_steps
+        return (300 if plan.network.checkpointing else 1000) * math.prod(plan.grid.shape) * share
+
+    monkeypatch.setattr(rules, "instance_optimisation_bytes", lambda plan, **facts: 0)
+    monkeypatch.setattr(rules, "training_bytes", needed)
+    monkeypatch.setattr(rules, "prediction_bytes", lambda plan, **facts: 0)
+    budget = dataclasses.replace(get_budget("80gb"), memory_bytes=2000 * 224 * 192 * 224)
+    found = {}
+    for name in ("gradicon", "sitreg"):
+        plan = plan_from_fingerprint(fingerprint(), budget, "x", name)
+        training = plan.training
+        found[name] = (plan.network.checkpointing, training.batch_size, training.accumulation_steps)
+        assert plan.memory.training == needed(plan)
+    assert found == {"gradicon": (True, 4, 1), "sitreg": (False, 4, 2)}
 
 
 def test_a_hopeless_limit_is_an_error():

@@ -5,10 +5,10 @@ import torch
 
 from autoreg.errors import PlanError
 from autoreg.planning.budget import detect_budget, get_budget
-from autoreg.planning.choice import Choice
 from autoreg.planning.costs import StepSeconds
 from autoreg.planning.recipes import recipe_of
 from autoreg.planning.rules_training import (
+    Batch,
     Workload,
     choose_batch,
     choose_instance_optimisation,
@@ -26,7 +26,7 @@ def workload(seconds=3.0, pairs=500):
 
 def training_of(budget=GPU, extent=BRAIN, architecture="gradicon", batch=4):
     recipe = recipe_of(architecture, budget)
-    return choose_training(budget, workload(), Choice(batch, ""), extent, recipe)[0]
+    return choose_training(budget, workload(), Batch(batch, 1, "", ""), extent, recipe)[0]
 
 
 def optimisation_of(budget, work=None, architecture="gradicon"):
@@ -110,20 +110,32 @@ def test_a_cpu_trains_within_its_hours():
     assert 80 * count * huge.seconds.training <= 12 * 3600
 
 
-@pytest.mark.parametrize(("limit_gb", "expected"), [(100, 4), (30, 2), (15, 1), (5, 1)])
-def test_the_largest_batch_that_fits(limit_gb, expected):
+@pytest.mark.parametrize(("limit_gb", "parts"), [(100, 1), (30, 2), (15, 4)])
+def test_the_published_batch_in_the_fewest_parts_that_fit(limit_gb, parts):
     budget = dataclasses.replace(GPU, memory_bytes=limit_gb * 10**9)
     recipe = recipe_of("gradicon", budget)
-    assert choose_batch(budget, recipe, lambda size: size * 12 * 10**9).value == expected
+    batch = choose_batch(budget, recipe, lambda size, parts: size // parts * 12 * 10**9)
+    assert (batch.size, batch.parts) == (4, parts)
+
+
+def test_where_kept_gradients_are_too_much_a_batch_is_one_pair():
+    budget = dataclasses.replace(GPU, memory_bytes=15 * 10**9)
+    recipe = recipe_of("gradicon", budget)
+    batch = choose_batch(
+        budget, recipe, lambda size, parts: (size // parts * 12 + (parts > 1) * 4) * 10**9
+    )
+    assert (batch.size, batch.parts) == (1, 1)
+    assert "not even parts of one pair fit" in batch.reason
 
 
 def test_no_batch_is_larger_than_published():
-    recipe = recipe_of("transmorph", GPU)
-    assert choose_batch(GPU, recipe, lambda size: size).value == 1
+    batch = choose_batch(GPU, recipe_of("transmorph", GPU), lambda size, parts: size)
+    assert (batch.size, batch.parts) == (1, 1)
 
 
 def test_a_cpu_takes_single_pairs():
-    assert choose_batch(CPU, recipe_of("gradicon", CPU), lambda size: size).value == 1
+    batch = choose_batch(CPU, recipe_of("gradicon", CPU), lambda size, parts: size)
+    assert (batch.size, batch.parts) == (1, 1)
 
 
 def test_budgets_leave_room_on_the_card():

@@ -12,14 +12,12 @@ from autoreg.network_plan import GradICONPlan
 from autoreg.plan import (
     PLAN_FORMAT,
     AlignmentPlan,
-    AugmentationPlan,
     GridPlan,
     InstanceOptimisationPlan,
     IntensityPlan,
     LossPlan,
     MemoryPlan,
     Plan,
-    TrainingPlan,
 )
 from autoreg.planning.dataset_pairs import PAIRS_FORMAT, PAIRS_NAME, DatasetPairs
 from autoreg.planning.plans_file import plans_path, write_plans
@@ -33,6 +31,7 @@ from autoreg.planning.prepared import (
 )
 from autoreg.planning.preprocess import settings_digest
 from autoreg.training import memory, overrides
+from autoreg.training_plan import AugmentationPlan, TrainingPlan
 
 DATASET = "Dataset001_Blobs"
 SIZE = 16
@@ -193,7 +192,7 @@ def make_blobs_in():
 
 @pytest.fixture
 def make_blobs(tmp_path):
-    return lambda **values: build_blobs(tmp_path, **values)
+    return lambda name="", **values: build_blobs(tmp_path / name, **values)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from autoreg.network_plan import GradICONPlan, SITRegPlan, TransMorphPlan
 from autoreg.networks.base import eval_mode
 from autoreg.networks.factory import build_network
 from autoreg.numerics.precision import float32_exactly
-from autoreg.plan import GroupConsistencyPlan, InstanceOptimisationPlan, LossPlan
+from autoreg.plan import InstanceOptimisationPlan, LossPlan
 from autoreg.planning.plans_file import plans_path, write_plans
 from autoreg.planning.prepared import load_prepared
 from autoreg.registration.objective import Objective
@@ -24,6 +24,7 @@ from autoreg.training.checkpoint import Checkpoint, save_checkpoint
 from autoreg.training.comparison import plan_differences
 from autoreg.training.model_folder import PLAN_FILE, checkpoint_path, load_network
 from autoreg.training.state import load_pretrained, pretrained_state
+from autoreg.training_plan import GroupConsistencyPlan
 
 GRADICON = GradICONPlan((0.5, 1.0), 0.125)
 SITREG = SITRegPlan(

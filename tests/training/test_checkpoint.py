@@ -3,12 +3,13 @@ import dataclasses
 import pytest
 import torch
 
-from autoreg.errors import CheckpointError
+from autoreg.errors import CheckpointError, UsageError
 from autoreg.io.records import save_record
 from autoreg.networks.factory import build_network
 from autoreg.plan import IntensityPlan
 from autoreg.training.checkpoint import (
     Checkpoint,
+    EpochSoFar,
     ResumeState,
     load_checkpoint,
     save_checkpoint,
@@ -20,8 +21,9 @@ from autoreg.training.model_folder import (
     load_network,
 )
 from autoreg.training.progress import EpochRecord, ValidationSummary
+from autoreg.training.step_values import StepValues
 
-SUMMARY = ValidationSummary(2, 0.5, 0.25, 1.0, 0.75, None, 0.0)
+SUMMARY = ValidationSummary(0.5, 0.25, 1.0, 0.75, None, 0.0, 0.9, pairs=2)
 
 
 def make_checkpoint(plan, levels=2, **values):
@@ -35,10 +37,11 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path, plan):
     optimiser = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
     resume = ResumeState(
         optimiser=optimiser.state_dict(),
-        generator=torch.Generator().manual_seed(5).get_state(),
+        scaler={"scale": 65536.0},
         best=0.125,
         initial=SUMMARY,
         records=(EpochRecord(0, 1, False, 0.1, 0.2, 0.3, 1.0, 0.5, SUMMARY),),
+        epoch_so_far=EpochSoFar(((2, StepValues(0.1, 0.2, 0.3)),), 1, 2.5, 0.5),
     )
     before = make_checkpoint(plan, resume=resume)
     save_checkpoint(tmp_path / "c.pt", before)
@@ -49,7 +52,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path, plan):
     assert list(after.network) == list(before.network)
     assert all(torch.equal(after.network[key], before.network[key]) for key in before.network)
     assert after.resume.optimiser == resume.optimiser
-    assert torch.equal(after.resume.generator, resume.generator)
+    assert (after.resume.scaler, after.resume.epoch_so_far) == (resume.scaler, resume.epoch_so_far)
     assert (after.resume.best, after.resume.initial) == (0.125, SUMMARY)
     assert after.resume.records == resume.records
 
@@ -100,7 +103,7 @@ def test_no_checkpoint_is_left_half_written(tmp_path, plan, monkeypatch):
     before = path.read_bytes()
 
     def interrupted(content, file):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", interrupted)
@@ -108,6 +111,26 @@ def test_no_checkpoint_is_left_half_written(tmp_path, plan, monkeypatch):
         save_checkpoint(path, make_checkpoint(plan))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_as_such(tmp_path, plan, monkeypatch):
+    def full(content, file):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UsageError, match=r"c.pt: cannot be written: .* MB are free in"):
+        save_checkpoint(tmp_path / "c.pt", make_checkpoint(plan))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_of_another_version_is_not_continued(tmp_path, plan):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, make_checkpoint(plan))
+    content = torch.load(path, weights_only=True)
+    content["resume"] = {"optimiser": {}, "best": None}
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="continue with that version, or start anew"):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_trained_fold_is_neither_continued_nor_replaced_unasked(make_blobs, ca
     assert run(blobs) == 2
     assert "is trained already" in error_of(capsys)
     assert run(blobs, "--continue") == 2
-    assert "has all its 2 epochs" in error_of(capsys)
+    assert "is finished after 2 epochs" in error_of(capsys)
     assert run(blobs, "--fold", "1", "--epochs", "1") == 2
     assert "fold_0 was trained by another plan: training" in error_of(capsys)
     before = (blobs.model / "fold_0" / "checkpoint_final.pt").read_bytes()

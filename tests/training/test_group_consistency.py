@@ -10,14 +10,15 @@ from training_runs import error_of, interrupt_in_epoch, losses_of, progress_of, 
 
 from autoreg.errors import PlanError, UsageError
 from autoreg.io.cases import Pair
-from autoreg.plan import GroupConsistencyPlan
 from autoreg.training.augmentation import PairAugmentation, apply_affine, draw_pair, index_affine
 from autoreg.training.batches import open_batches
 from autoreg.training.checkpoint import load_checkpoint
 from autoreg.training.draws import Draws, make_draws
+from autoreg.training.loading import Content
 from autoreg.training.model_folder import checkpoint_path
 from autoreg.training.overrides import Overrides, override
 from autoreg.training.splits import FoldPairs, OrderedPairs
+from autoreg.training_plan import GroupConsistencyPlan
 
 CASES = ("case0", "case1", "case2", "case3")
 GROUP = GroupConsistencyPlan(weight=5.0, from_epoch=2, ramp_epochs=1)
@@ -59,7 +60,8 @@ def test_each_image_of_a_cycle_is_augmented_once(make_blobs):
     )
     grid, drawn = blobs.plan.grid, draws(pairs_per_epoch=12)
     transform, flips = PairAugmentation(grid, augmentation), set()
-    with open_batches(blobs.folder, drawn, transform, range(1, 2), 0) as batches:
+    content = Content(masks=True)
+    with open_batches(blobs.folder, drawn, transform, range(1, 2), 0, content=content) as batches:
         for index, batch in enumerate(batches):
             assert batch.is_cycle
             assert torch.equal(batch.moving, batch.fixed.roll(-1, 0))
@@ -73,10 +75,10 @@ def test_each_image_of_a_cycle_is_augmented_once(make_blobs):
             flips.add(own[0].flip)
             for name, draw, image in zip(names, own, batch.fixed, strict=True):
                 raw = np.load(blobs.folder / f"{name}.image.npy")
-                expected = apply_affine(raw, index_affine(draw.fixed.affine, grid), "linear")
+                matrix = index_affine(draw.fixed.affine, grid)
+                expected = apply_affine(torch.from_numpy(raw), matrix, "linear")
                 # Flipped all three or none.
-                expected = np.flip(expected, 1) if own[0].flip else expected
-                np.testing.assert_array_equal(image, expected)
+                assert torch.equal(image, expected.flip(1) if own[0].flip else expected)
     assert flips == {False, True}
 
 

@@ -5,11 +5,12 @@ import dataclasses
 import pytest
 from small_sitreg import small_plan
 
-from autoreg.plan import GridPlan, GroupConsistencyPlan, LossPlan
+from autoreg.plan import GridPlan, LossPlan
 from autoreg.planning.memory import training_bytes
 from autoreg.training import memory
 from autoreg.training.memory import cycle_bytes, most_training_bytes
 from autoreg.training.overrides import Overrides, override
+from autoreg.training_plan import GroupConsistencyPlan
 
 SHAPE = (32, 32, 32)
 NETWORK = small_plan(

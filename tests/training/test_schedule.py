@@ -3,7 +3,6 @@ import dataclasses
 import pytest
 import torch
 
-from autoreg.plan import GroupConsistencyPlan
 from autoreg.training.schedule import (
     cycle_weight,
     learning_rate,
@@ -11,6 +10,7 @@ from autoreg.training.schedule import (
     set_learning_rate,
 )
 from autoreg.training.state import new_state
+from autoreg.training_plan import GroupConsistencyPlan
 
 
 def test_the_polynomial_schedule_is_transmorphs(make_plan):

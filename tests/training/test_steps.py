@@ -15,14 +15,10 @@ from autoreg.numerics.maps import FieldChain
 from autoreg.plan import LossPlan
 from autoreg.registration.objective import Objective
 from autoreg.training.batches import PairBatch
+from autoreg.training.gradients import GradientRule, GradientSum
 from autoreg.training.schedule import seed_layers
-from autoreg.training.steps import (
-    Cycles,
-    StepValues,
-    backward_cycle,
-    backward_pairs,
-    weighted_mean,
-)
+from autoreg.training.step_values import StepValues, weighted_mean
+from autoreg.training.steps import Cycles, StepDraws, StepLoss, backward_cycle, backward_pairs
 
 SHAPE = (10, 8, 9)
 SPACING = (2.0, 3.0, 2.5)
@@ -84,7 +80,29 @@ def objective(plan, folding=0.0):
 
 
 def cycles(weight=WEIGHT):
-    return Cycles(weight, SPACING, lambda number: seed_layers(1, 2, number))
+    return Cycles(weight, SPACING)
+
+
+def draws():
+    return StepDraws(
+        lambda number: seed_layers(1, 2, number), lambda: torch.Generator().manual_seed(0)
+    )
+
+
+def on_pairs(network, plan, target, batch, parts=1, loss=None):
+    """Values of a step on pairs; its gradients are in `.grad` afterwards."""
+    gradients = GradientSum(network, GradientRule(plan.training))
+    loss = StepLoss(target) if loss is None else loss
+    values = backward_pairs(network, loss, batch.parts(parts), draws(), gradients)
+    gradients.finish(torch.Generator().manual_seed(0))
+    return values
+
+
+def on_cycle(network, plan, target, batch, weight=WEIGHT):
+    gradients = GradientSum(network, GradientRule(plan.training))
+    values = backward_cycle(network, StepLoss(target), batch, draws(), gradients, cycles(weight))
+    gradients.finish(torch.Generator().manual_seed(0))
+    return values
 
 
 def joint_loss(network, bound_to, batch):
@@ -114,7 +132,7 @@ def test_pair_by_pair_is_the_gradient_of_the_joint_loss(plan, make, masked):
     parameters = list(whole.parameters())
     expected = torch.autograd.grad(total, parameters, allow_unused=True)
     network = make()
-    values = backward_cycle(network, target, batch, torch.Generator().manual_seed(0), cycles())
+    values = on_cycle(network, plan, target, batch)
     assert values.cycle == pytest.approx(error.item(), rel=1e-9)
     assert values.total == pytest.approx(total.item(), rel=1e-9)
     assert values.cycle * WEIGHT > 0.01 * values.total
@@ -127,14 +145,15 @@ def test_pair_by_pair_is_the_gradient_of_the_joint_loss(plan, make, masked):
 
 def test_without_weight_it_is_the_mean_of_the_pairs(plan):
     batch, target, network = cycle_batch(masked=True), objective(plan), drawing().eval()
-    values = backward_cycle(network, target, batch, torch.Generator(), cycles(weight=0.0))
+    values = on_cycle(network, plan, target, batch, weight=0.0)
     gradients = [p.grad.clone() for p in network.layers.parameters()]
     assert values.cycle > 0
     other = drawing().eval()
-    singles = [backward_pairs(other, target, batch.one(i), torch.Generator()) for i in range(3)]
-    assert values.total == pytest.approx(sum(s.total for s in singles) / 3)
+    pairs = dataclasses.replace(batch, is_cycle=False)
+    wanted = on_pairs(other, plan, target, pairs)
+    assert values.total == pytest.approx(wanted.total)
     for gradient, parameter in zip(gradients, other.layers.parameters(), strict=True):
-        torch.testing.assert_close(gradient, parameter.grad / 3, rtol=1e-7, atol=1e-10)
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-7, atol=1e-10)
 
 
 def test_descending_closes_the_circle(plan):
@@ -143,7 +162,7 @@ def test_descending_closes_the_circle(plan):
     errors = []
     for _ in range(12):
         optimiser.zero_grad()
-        step = backward_cycle(network, target, batch, torch.Generator(), cycles())
+        step = on_cycle(network, plan, target, batch)
         errors.append(step.cycle)
         optimiser.step()
     assert errors[-1] < 0.5 * errors[0]
@@ -154,7 +173,7 @@ def test_folding_is_told_and_counts_in_the_total(plan):
     with torch.no_grad():
         network.layers[-1].weight.mul_(20)
     plain, folding = (
-        backward_pairs(network, objective(plan, weight), batch, torch.Generator())
+        on_pairs(network, plan, objective(plan, weight), dataclasses.replace(batch, is_cycle=False))
         for weight in (0.0, 0.25)
     )
     assert plain.folding is None
@@ -166,3 +185,73 @@ def test_means_of_steps_are_weighted_and_leave_out_what_is_unknown():
     steps = [(2, StepValues(1.0, 2.0, 3.0)), (1, StepValues(4.0, 5.0, 6.0, 7.0, 8.0))]
     assert weighted_mean(steps) == StepValues(2.0, 3.0, 4.0, 7.0, 8.0)
     assert weighted_mean(steps[:1]) == StepValues(1.0, 2.0, 3.0)
+
+
+def projecting(plan, rule="both"):
+    training = dataclasses.replace(plan.training, gradients="gradient_projection", projection=rule)
+    return dataclasses.replace(plan, training=training)
+
+
+def gradient_of(network, loss):
+    parameters = list(network.layers.parameters())
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
+    return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def displaced():
+    """In eval mode, where parts of a batch have no effect on each other."""
+    return drawing().eval()
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient(plan):
+    target = objective(plan, folding=0.25)
+    batch = dataclasses.replace(cycle_batch(masked=True), is_cycle=False)
+    for settings in (plan, projecting(plan)):
+        whole, parted = displaced(), displaced()
+        one = on_pairs(whole, settings, target, batch)
+        two = on_pairs(parted, settings, target, batch, parts=2)
+        assert dataclasses.astuple(one)[:4] == pytest.approx(dataclasses.astuple(two)[:4])
+        for wanted, found in zip(whole.parameters(), parted.parameters(), strict=True):
+            if wanted.grad is not None:
+                torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-7, atol=1e-10)
+
+
+def test_conflicting_gradients_of_the_whole_batch_are_projected(plan):
+    target = objective(plan)
+    batch = dataclasses.replace(cycle_batch(masked=False), is_cycle=False)
+    network = displaced()
+    loss = target.bind(batch.moving, batch.fixed)(
+        network(batch.moving, batch.fixed), draws().points()
+    )
+    g = gradient_of(network, loss.similarity)
+    h = gradient_of(network, loss.weighted_regularity)
+    assert g @ h < 0
+    expected = g - (g @ h) / (h @ h) * h + h - (g @ h) / (g @ g) * g
+    gradients = GradientSum(network, GradientRule(projecting(plan).training))
+    backward_pairs(network, StepLoss(target), batch.parts(3), draws(), gradients)
+    projection = gradients.finish(torch.Generator())
+    found = torch.cat([p.grad.flatten() for p in network.layers.parameters()])
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+    assert projection.conflict
+    assert projection.cosine == pytest.approx(float(g @ h / g.norm() / h.norm()))
+
+
+def test_what_supervises_counts_with_the_similarity(plan):
+    target = objective(plan)
+    batch = dataclasses.replace(cycle_batch(masked=False), is_cycle=False)
+
+    def supervision(maps, part):
+        shape = part.fixed.shape[2:]
+        return 3 * maps.fixed_to_moving.displacement_vox(shape).square().mean()
+
+    plain = on_pairs(displaced(), plan, target, batch)
+    network = displaced()
+    values = on_pairs(network, plan, target, batch, parts=2, loss=StepLoss(target, supervision))
+    assert values.supervised > 0
+    assert values.total == pytest.approx(plain.total + values.supervised)
+    other = displaced()
+    maps = other(batch.moving, batch.fixed)
+    loss = target.bind(batch.moving, batch.fixed)(maps, draws().points())
+    expected = gradient_of(other, loss.total + supervision(maps, batch))
+    found = torch.cat([p.grad.flatten() for p in network.layers.parameters()])
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-10)

@@ -12,13 +12,16 @@ from training_runs import (
     run,
 )
 
+from autoreg.io.atomic import locked_folder
 from autoreg.networks.factory import build_network
 from autoreg.numerics.coordinates import unit_grid
 from autoreg.planning.prepared import load_prepared
 from autoreg.registration.objective import Objective
+from autoreg.training import early_stopping, trainer
 from autoreg.training.checkpoint import load_checkpoint
 from autoreg.training.model_folder import checkpoint_path
 from autoreg.training.state import add_last_level, new_state
+from autoreg.training_plan import SupervisionPlan
 
 CPU = torch.device("cpu")
 
@@ -43,7 +46,7 @@ def test_a_training_leaves_what_the_documentation_says(make_blobs, capsys):
     assert capsys.readouterr().out == f"trained: {blobs.model / 'fold_0'}\n"
     assert {path.name for path in (blobs.model / "fold_0").iterdir()} == {
         "checkpoint_best.pt", "checkpoint_latest.pt", "checkpoint_final.pt", "training.log",
-        "progress.json", "progress.png", "validation.json",
+        "progress.json", "progress.png", "validation.json", "steps.csv", "tensorboard",
     }  # fmt: skip
     plan = json.loads((blobs.model / "plan.json").read_text())
     assert (plan["training"]["seed"], plan["training"]["batch_size"]) == (5, 3)
@@ -101,8 +104,12 @@ def test_the_last_level_leaves_the_map_as_it_was(plan):
     torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
 
 
-def test_the_similarity_counts_inside_the_masks(make_blobs, plan):
-    blobs = make_blobs(cases=2, epochs=1, shallow_epochs=0, batch_size=1, pairs_per_epoch=1)
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_similarity_counts_inside_the_masks_if_the_plan_says_so(make_blobs, plan, masked):
+    blobs = make_blobs(
+        cases=2, epochs=1, shallow_epochs=0, batch_size=1, pairs_per_epoch=1,
+        supervision=SupervisionPlan(masks=masked),
+    )  # fmt: skip
     for name, low in (("case0", 3), ("case1", 6)):
         blobs.add_mask(name, low)
     assert run(blobs) == 0
@@ -116,7 +123,7 @@ def test_the_similarity_counts_inside_the_masks(make_blobs, plan):
         loss = Objective.from_plan(plan).bind(*images, *masks)(identity, torch.Generator())
         plain = Objective.from_plan(plan).bind(*images)(identity, torch.Generator())
     # A fresh network moves nothing, and swapping the two images leaves the sum as it is.
-    expected = pytest.approx(float(loss.similarity), abs=1e-5)
+    expected = pytest.approx(float((loss if masked else plain).similarity), abs=1e-5)
     assert progress["epochs"][0]["similarity"] == expected
     assert progress["before_training"]["similarity"] == expected
     assert len(validated) == 2
@@ -134,3 +141,55 @@ def test_training_on_cuda_follows_that_on_the_cpu(make_blobs, tmp_path):
         record = results / blobs.plan.dataset / "default" / "fold_0" / "progress.json"
         totals.append([epoch["total"] for epoch in json.loads(record.read_text())["epochs"]])
     np.testing.assert_allclose(totals[0], totals[1], rtol=2e-3)
+
+
+def test_labels_and_landmarks_make_the_registration_better_where_they_are_learnt_from(make_blobs):
+    scores = {}
+    for name, supervision in (
+        ("none", SupervisionPlan()),
+        ("dice", SupervisionPlan(dice_weight=1.0)),
+        ("landmarks", SupervisionPlan(landmark_weight=0.2)),
+    ):
+        # Statistics as they are: those of so short a training would lag behind its weights.
+        blobs = make_blobs(
+            name, cases=2, epochs=12, shallow_epochs=1, pairs_per_epoch=8, learning_rate=5e-4,
+            validation_every=12, batch_norm="frozen", supervision=supervision,
+        )  # fmt: skip
+        assert run(blobs, "--augmentation-from", "99") == 0
+        last = progress_of(blobs, "all")["epochs"][-1]
+        assert (last["supervised"] is not None) == (name != "none")
+        scores[name] = last["validation"]
+    assert scores["dice"]["dice"] > scores["none"]["dice"] + 0.1
+    assert scores["landmarks"]["tre_mm"] < 0.6 * scores["none"]["tre_mm"]
+
+
+def test_a_training_ends_early_when_nothing_gets_better(make_blobs, monkeypatch, capsys):
+    blobs = make_blobs(epochs=9, shallow_epochs=0, validation_every=1, early_stopping=2)
+    scores = iter([5.0, 4.0, 4.5, 3.0, 3.5, 3.0, 1.0])
+    known = {}
+
+    def score(summary):
+        if summary not in known:
+            known[summary] = next(scores)
+        return known[summary]
+
+    monkeypatch.setattr(trainer, "score", score)
+    monkeypatch.setattr(early_stopping, "score", score)
+    assert run(blobs) == 0
+    assert len(losses_of(blobs)) == 6
+    assert "no better validation in the last 2: the training ends after 6 of 9" in (
+        capsys.readouterr().err
+    )
+    assert load_checkpoint(checkpoint_path(blobs.model, "0", "final")).epoch == 6
+    assert load_checkpoint(checkpoint_path(blobs.model, "0", "best")).epoch == 4
+    assert run(blobs, "--continue") == 2
+    assert "is finished after 6 epochs" in capsys.readouterr().err
+
+
+def test_two_trainings_of_one_fold_at_once_are_refused(make_blobs, capsys):
+    blobs = make_blobs()
+    folder = blobs.model / "fold_0"
+    with locked_folder(folder):
+        assert run(blobs) == 2
+    assert "another process is writing there" in capsys.readouterr().err
+    assert run(blobs) == 0

@@ -14,7 +14,7 @@ from training_runs import (
 from autoreg.errors import UsageError
 from autoreg.io.cases import Pair
 from autoreg.planning.plans_file import plans_path
-from autoreg.training import trainer
+from autoreg.training import stepping
 from autoreg.training.run import find_prepared_dataset
 
 
@@ -48,12 +48,14 @@ def test_a_validation_loss_that_is_not_a_number_shows_before_training(make_blobs
 
 
 def test_too_little_memory_of_the_device_has_a_remedy(make_blobs, capsys, monkeypatch):
-    def step(setup, state, batch, index):
+    def step(stepper, batch, index):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(trainer, "_step", step)
+    monkeypatch.setattr(stepping.Stepper, "step", step)
     assert run(make_blobs()) == 2
-    assert re.search("out of memory on cpu with batches of 2; use a smaller", error_of(capsys))
+    text = error_of(capsys)
+    assert "out of memory on cpu with batches of 2; what saves memory" in text
+    assert "--accumulation-steps 2" in text
 
 
 def test_a_broken_case_is_named_through_workers(make_blobs, capsys):

@@ -1,0 +1,164 @@
+"""Trainings that end in the middle, and go on as if they had not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from training_runs import interrupt_in_step, run, steps_of, weights_of
+
+from autoreg.training import trainer
+from autoreg.training.checkpoint import load_checkpoint
+from autoreg.training.model_folder import checkpoint_path
+from autoreg.training.validation import Validator
+
+OFTEN = ("--checkpoint-minutes", "0.000001")
+
+
+def latest(blobs):
+    return load_checkpoint(checkpoint_path(blobs.model, "0", "latest"))
+
+
+def assert_equal_weights(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], value) for key, value in other.items())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("--gradients", "gradient_projection", "--accumulation-steps", "2"),
+        ("--precision", "bfloat16", "--workers", "1"),
+    ],
+)
+def test_every_step_after_an_interruption_is_that_of_the_uninterrupted_training(
+    make_blobs, monkeypatch, flags
+):
+    # Two stages, augmentation from epoch 2 on, two steps and a half in each epoch.
+    blobs = make_blobs(epochs=5, shallow_epochs=2, pairs_per_epoch=5, validation_every=2)
+    assert run(blobs, *flags) == 0
+    steps, weights, best = steps_of(blobs), weights_of(blobs), weights_of(blobs, "best")
+    assert len(steps) == 1 + 5 * 3
+    # With a checkpoint after each step, and once (the last one) with an older one only.
+    for resume, place, often in (
+        ("--overwrite", (0, 2), OFTEN),
+        ("--continue", (1, 1), OFTEN),
+        ("--continue", (2, 0), OFTEN),
+        ("--continue", (3, 2), ()),
+    ):
+        with monkeypatch.context() as patch:
+            interrupt_in_step(patch, *place)
+            assert run(blobs, resume, *often, *flags) == 130
+    assert run(blobs, "--continue", *flags) == 0
+    assert steps_of(blobs) == steps
+    assert_equal_weights(weights_of(blobs), weights)
+    assert_equal_weights(weights_of(blobs, "best"), best)
+
+
+def test_checkpoints_come_by_the_clock(make_blobs, monkeypatch):
+    blobs = make_blobs(epochs=3, shallow_epochs=0, pairs_per_epoch=6, validation_every=3)
+    for flags, expected in ((OFTEN, 5), ((), 0)):
+        with monkeypatch.context() as patch:
+            interrupt_in_step(patch, 1, 2)
+            assert run(blobs, "--overwrite", *flags) == 130
+        found = latest(blobs)
+        assert 3 * found.epoch + len(found.resume.epoch_so_far.steps) == expected
+
+
+def started(blobs, *flags):
+    program = "import sys; from autoreg.training.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, *blobs.flags, *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+
+
+def wait_for_steps(blobs, count, process):
+    path = blobs.model / "fold_0" / "steps.csv"
+    for _ in range(1200):
+        if path.exists() and len(path.read_text().splitlines()) > count:
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    raise AssertionError("no steps for a minute")
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)],
+)
+def test_a_process_ended_by_a_signal_goes_on_exactly(make_blobs_in, tmp_path, number, status):
+    size = {"epochs": 40, "shallow_epochs": 20, "validation_every": 40}
+    whole = make_blobs_in(tmp_path / "whole", **size)
+    assert run(whole) == 0
+    blobs = make_blobs_in(tmp_path / "ended", **size)
+    process = started(blobs, *OFTEN)
+    wait_for_steps(blobs, 8, process)
+    process.send_signal(number)
+    text = process.communicate(timeout=60)[0]
+    assert process.returncode == status, text
+    assert "Traceback" not in text
+    if number != signal.SIGKILL:
+        assert "go on with --continue" in text
+        # Nothing is repeated: the checkpoint holds all that was done.
+        found = latest(blobs)
+        done = 2 * found.epoch + len(found.resume.epoch_so_far.steps)
+        assert len(steps_of(blobs)) == 1 + done
+    assert 8 <= len(steps_of(blobs)) < 81
+    assert run(blobs, "--continue") == 0
+    assert steps_of(blobs) == steps_of(whole)
+    assert_equal_weights(weights_of(blobs), weights_of(whole))
+
+
+def test_a_signal_during_validation_does_not_cost_the_epoch(make_blobs, monkeypatch):
+    blobs = make_blobs(epochs=2, shallow_epochs=0, validation_every=1)
+    assert run(blobs) == 0
+    steps, weights = steps_of(blobs), weights_of(blobs)
+    original = Validator._one
+
+    def one(validator, network, pair):
+        if validator.stop_now:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(validator, network, pair)
+
+    monkeypatch.setattr(Validator, "_one", one)
+    monkeypatch.setattr(Validator, "stop_now", True, raising=False)
+    assert run(blobs, "--overwrite") == 143  # before the first step
+    assert run(blobs, "--continue") == 143
+    monkeypatch.setattr(Validator, "stop_now", False)
+    with monkeypatch.context() as patch:
+        interrupt_in_step(patch, 0, 1)
+        assert run(blobs, "--continue") == 130
+    monkeypatch.setattr(Validator, "stop_now", True)
+    assert run(blobs, "--continue") == 143  # after the first epoch
+    assert latest(blobs).epoch == 1
+    monkeypatch.setattr(Validator, "stop_now", False)
+    assert run(blobs, "--continue") == 0
+    assert steps_of(blobs) == steps
+    assert_equal_weights(weights_of(blobs), weights)
+    assert latest(blobs).resume.records[0].validation is not None
+
+
+def test_a_full_disk_at_a_checkpoint_by_the_clock_does_not_end_the_training(
+    make_blobs, monkeypatch, capsys
+):
+    from autoreg.errors import UsageError
+
+    blobs = make_blobs(epochs=2, shallow_epochs=0, validation_every=2)
+    original, calls = trainer.save_checkpoint, []
+
+    def save(path, checkpoint):
+        calls.append(path.name)
+        if len(calls) == 2:  # the first one is written before training
+            raise UsageError(f"{path}: the disk is full")
+        original(path, checkpoint)
+
+    monkeypatch.setattr(trainer, "save_checkpoint", save)
+    assert run(blobs, *OFTEN) == 0
+    assert "no checkpoint now, tried again later" in capsys.readouterr().err
+    assert len(calls) > 3
