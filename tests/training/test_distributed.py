@@ -19,12 +19,12 @@ from autoreg.training.run import _require_shares
 PROGRAM = "import sys; from autoreg.training.cli import main; sys.exit(main())"
 
 
-def torchrun(tmp_path, blobs, *flags, processes=2):
-    program = tmp_path / "train.py"
-    program.write_text(PROGRAM)
+def torchrun(tmp_path, blobs, *flags, program=PROGRAM):
+    path = tmp_path / "train.py"
+    path.write_text(program)
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        f"--nproc-per-node={processes}", str(program), *blobs.flags, *flags,
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+        str(path), *blobs.flags, *flags,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
@@ -44,78 +44,83 @@ def validated(blobs):
     )
 
 
+# Batches of three and, at the end of each epoch, of two: uneven shares. Two stages, and both
+# processes have a part of the validation.
+SIZE = {
+    "cases": 5, "epochs": 2, "shallow_epochs": 1, "pairs_per_epoch": 5, "batch_size": 3,
+    "learning_rate": 1e-4,
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def size():
-    # Batches of three and, at the end of each epoch, of two: uneven shares. Two stages, and both
-    # processes have a part of the validation.
-    return {
-        "cases": 5, "epochs": 4, "shallow_epochs": 2, "pairs_per_epoch": 5, "batch_size": 3,
-        "learning_rate": 1e-4,
-    }  # fmt: skip
+def alone(make_blobs_in, tmp_path_factory):
+    """The same training by a single process."""
+    blobs = make_blobs_in(tmp_path_factory.mktemp("alone"), **SIZE)
+    assert run(blobs) == 0
+    return blobs
 
 
-@pytest.mark.parametrize("projection", [False, True])
-def test_two_processes_train_as_one_does(make_blobs_in, tmp_path, size, projection):
-    flags = ("--gradients", "gradient_projection") if projection else ()
-    one, two = make_blobs_in(tmp_path / "one", **size), make_blobs_in(tmp_path / "two", **size)
-    assert run(one, *flags) == 0
-    done = torchrun(tmp_path, two, *flags)
-    assert done.returncode == 0, done.stderr
-    # Told once, by the first process.
-    assert done.stdout.count("trained: ") == 1
-    assert done.stderr.count("epoch 4/4") == 1
-    torch.testing.assert_close(numbers(two), numbers(one), rtol=2e-4, atol=1e-6)
-    names, values = validated(two)
-    wanted_names, wanted = validated(one)
+def assert_equal_trainings(found, expected):
+    torch.testing.assert_close(numbers(found), numbers(expected), rtol=2e-4, atol=1e-6)
+    names, values = validated(found)
+    wanted_names, wanted = validated(expected)
     assert names == wanted_names
     assert len(names) == 2
     torch.testing.assert_close(values, wanted, rtol=1e-3, atol=1e-4)
-    for (name, found), expected in zip(
-        weights_of(two).items(), weights_of(one).values(), strict=True
+    for (name, one), other in zip(
+        weights_of(found).items(), weights_of(expected).values(), strict=True
     ):
         # Adam's first steps have the size of the learning rate whatever the gradient's: where
         # this is rounding alone, weights differ by as much.
         limit = 2e-3 if "running" not in name else 1e-2
-        torch.testing.assert_close(found, expected, rtol=1e-2, atol=limit)
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=limit)
 
 
-def test_two_processes_stop_together_and_one_goes_on(make_blobs_in, tmp_path, size):
-    flags = ("--checkpoint-minutes", "0.000001")
-    whole, blobs = (make_blobs_in(tmp_path / name, **size) for name in ("whole", "ended"))
-    assert run(whole) == 0
-    # The second process tells itself to stop; the first one hears of it after that step.
-    (tmp_path / "stop").mkdir()
-    program = f"""
+def test_two_processes_train_as_one_does(make_blobs_in, tmp_path, alone):
+    blobs = make_blobs_in(tmp_path / "two", **SIZE)
+    done = torchrun(tmp_path, blobs)
+    assert done.returncode == 0, done.stderr
+    # Told once, by the first process.
+    assert done.stdout.count("trained: ") == 1
+    assert done.stderr.count("epoch 2/2") == 1
+    assert_equal_trainings(blobs, alone)
+
+
+def test_two_processes_project_the_gradients_of_the_whole_batch(make_blobs_in, tmp_path):
+    flags = ("--gradients", "gradient_projection")
+    one, two = (make_blobs_in(tmp_path / name, **SIZE) for name in ("one", "two"))
+    assert run(one, *flags) == 0
+    assert torchrun(tmp_path, two, *flags).returncode == 0
+    assert_equal_trainings(two, one)
+
+
+STOPPED = f"""
 import os, signal
 from autoreg.training.stepping import Stepper
 original = Stepper.step
 def step(stepper, batch, index):
-    if (os.environ["RANK"], stepper._state.epoch, index) == ("1", 1, 0):
+    if (os.environ["RANK"], stepper._state.epoch, index) == ("1", 0, 1):
         os.kill(os.getpid(), signal.SIGTERM)
     return original(stepper, batch, index)
 Stepper.step = step
 {PROGRAM}
 """
-    path = tmp_path / "stop" / "train.py"
-    path.write_text(program)
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-        str(path), *blobs.flags, *flags,
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=200, check=False
-    )
+
+
+def test_two_processes_stop_together_and_one_goes_on(make_blobs_in, tmp_path, alone):
+    # The second process is told to stop; the first one hears of it after that step.
+    blobs = make_blobs_in(tmp_path / "stopped", **SIZE)
+    done = torchrun(tmp_path, blobs, program=STOPPED)
     assert done.returncode != 0
     assert "go on with --continue" in done.stderr
     latest = load_checkpoint(checkpoint_path(blobs.model, "0", "latest"))
-    assert (latest.epoch, len(latest.resume.epoch_so_far.steps)) == (1, 1)
+    assert (latest.epoch, len(latest.resume.epoch_so_far.steps)) == (0, 2)
     assert run(blobs, "--continue") == 0
-    torch.testing.assert_close(numbers(blobs), numbers(whole), rtol=2e-4, atol=1e-6)
+    torch.testing.assert_close(numbers(blobs), numbers(alone), rtol=2e-4, atol=1e-6)
 
 
-def test_an_error_of_one_process_ends_all_with_its_message(make_blobs_in, tmp_path, size):
-    blobs = make_blobs_in(tmp_path / "broken", **size)
+def test_an_error_of_one_process_ends_all_with_its_message(make_blobs_in, tmp_path):
+    blobs = make_blobs_in(tmp_path / "broken", **SIZE)
     (blobs.folder / "case1.image.npy").write_bytes(b"short")
     done = torchrun(tmp_path, blobs)
     assert done.returncode != 0
