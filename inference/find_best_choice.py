@@ -13,8 +13,7 @@ from autoreg.inference.find_best_candidates import ORDER, Candidate
 Values = tuple[float | None, ...]
 
 LEVEL = 0.05
-# More of the image than that is clearly more: 3500 voxels of 7 million. Published networks that are
-# called smooth lie below it, those that are not above (LUMIR: 0.0002 and 0.02 %; 0.1 and 0.4 %).
+# More of the image than that is clearly more: 3500 voxels of 7 million. A judgement, not measured.
 NDV_TOLERANCE = 5e-4
 # Times that differ by less, as a ratio or by seconds, are the same.
 _SAME_RATIO, _SAME_SECONDS = 1.5, 1.0

@@ -181,19 +181,16 @@ def _from_content(content: dict[str, Any], path: Path) -> Checkpoint:
         levels=content["levels"],
         epoch=content["epoch"],
         network=content["network"],
-        resume=resume and _resume_from_content(resume, path, content["versions"]),
+        resume=resume and _resume_from_content(resume, path),
         versions=content["versions"],
     )
 
 
-def _resume_from_content(
-    resume: dict[str, Any], path: Path, versions: dict[str, str]
-) -> ResumeState:
+def _resume_from_content(resume: dict[str, Any], path: Path) -> ResumeState:
     if resume.get("format") != RESUME_FORMAT:
         raise CheckpointError(
-            f"{path}: written by autoreg {versions.get('autoreg')}, whose trainings this version "
-            f"(autoreg {__version__}) cannot continue; continue with that version, or start anew "
-            "with --overwrite"
+            f"{path}: its training was begun by an earlier version, which noted less of it than is "
+            "needed to go on exactly; finish it with that version, or start anew with --overwrite"
         )
 
     def read(name: str, value: Any, kind: type[_R]) -> _R:  # noqa: ANN401 - a plain value

@@ -129,7 +129,7 @@ def test_a_training_of_another_version_is_not_continued(tmp_path, plan):
     content = torch.load(path, weights_only=True)
     content["resume"] = {"optimiser": {}, "best": None}
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match="continue with that version, or start anew"):
+    with pytest.raises(CheckpointError, match="finish it with that version, or start anew"):
         load_checkpoint(path)
 
 
