@@ -12,6 +12,7 @@ from autoreg.evaluation.report import Cell, counted, csv_text
 from autoreg.inference.compare_io_page import markdown
 from autoreg.inference.compare_io_table import Column, Mean, all_columns, mean_of
 from autoreg.inference.find_best import Found
+from autoreg.inference.find_best_bias import bias_notes
 from autoreg.inference.find_best_candidates import WITHOUT_NETWORK, Candidate
 from autoreg.inference.find_best_choice import RULE, can_test
 from autoreg.inference.find_best_record import (
@@ -154,7 +155,7 @@ def _notes(found: Found) -> list[str]:
             "So few pairs that no test can tell a difference from chance: what is better on every "
             "pair counts as better, which may be chance. Train more folds, or compare fewer ways."
         )
-    notes += _useless(found)
+    notes += [*bias_notes(found), *_useless(found)]
     images = {path for pair in contest.pairs for path in (pair.fixed, pair.moving)}
     if len(images) < 2 * len(contest.pairs):
         notes.append(

@@ -35,8 +35,11 @@ _VALIDATION_FILE = "validation.json"
 _COPIED = ("progress.json", "progress.png")
 _STORED = (WEIGHTS, ".png")  # would not become smaller
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
-# A path from the root, a home or a drive down to the folder of its last name.
-_FOLDERS = re.compile(r"(?<![\w.])(?:~|[A-Za-z]:)?[\\/](?:[^\s\\/:;,'\"()]+[\\/])+(?=[^\s\\/])")
+# What a path cannot do without: a separator that touches a name. Fractions have spaces around
+# theirs in the planner's reasons, which name nothing but pages of the documentation.
+_SEPARATOR = re.compile(r"\\|/\S|\S/")
+_PAGE = re.compile(r"(?<![\w./\\-])documentation/\w+\.md\b(?![/\\])")
+LEFT_OUT = "left out by autoreg_export_model: a path may stand in it"
 
 
 @dataclass(frozen=True)
@@ -145,24 +148,28 @@ def _stage_fold(checkpoint: Path, folder: Path, *, with_cases: bool) -> None:
         record = load_record(RefinementRecord, refinement, DataError)
         weights_name = re.split(r"[\\/]", record.weights)[-1]  # it is the checkpoint's whole path
         pairs = record.pairs if with_cases else ()
-        reason = without_folders(record.reason)
+        reason = without_paths(record.reason)
         anonymous = replace(record, weights=weights_name, pairs=pairs, reason=reason)
         save_record(anonymous, folder / REFINEMENT_FILE)
 
 
 def _impersonal(plan: Plan) -> Plan:
     """The plan with reasons that name no folder; people write reasons, too."""
-    return replace(plan, reasons={k: without_folders(v) for k, v in plan.reasons.items()})
+    return replace(plan, reasons={k: without_paths(v) for k, v in plan.reasons.items()})
 
 
-def without_folders(text: str) -> str:
-    """A text in which of every path from a root, home or drive only the last name is left.
+def without_paths(text: str) -> str:
+    """A text that names no folder: the given one, or `LEFT_OUT` where a path may stand in it.
+
+    Where a path ends cannot be told, for folders have spaces in their names: so all goes.
 
     Example:
-        >>> without_folders("weights of /home/anna/models/best.pt, 2 x 2 mm / voxel")
-        'weights of best.pt, 2 x 2 mm / voxel'
+        >>> without_paths("field of view / shape")
+        'field of view / shape'
+        >>> without_paths("weights of /home/anna maria/best.pt")
+        'left out by autoreg_export_model: a path may stand in it'
     """
-    return _FOLDERS.sub("", text)
+    return LEFT_OUT if _SEPARATOR.search(_PAGE.sub("", text)) else text
 
 
 def _manifest(folder: Path) -> Manifest:
@@ -197,7 +204,7 @@ def exported_text(manifest: Manifest, request: ExportRequest) -> str:
     size = request.output.stat().st_size / 1e6
     lines = [f"exported: {request.model} -> {request.output} ({size:.1f} MB)"]
     lines += [f"  {name}  {file.size} bytes" for name, file in manifest.files.items()]
-    left = "training.log, the optimiser's state, folders of this machine"
+    left = "training.log, the optimiser's state, reasons in which a path may stand"
     cases = "names of cases" + ("" if request.with_cases else " (--with-cases)")
     lines.append(f"left out: {left}" + ("" if request.with_cases else f", {cases}"))
     lines += [f"included on request: {cases}"] if request.with_cases else []

@@ -7,26 +7,23 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from torch import Tensor
 
 from autoreg import __version__
 from autoreg.errors import AutoregError, DataError, UsageError
 from autoreg.failures import FAILURES
 from autoreg.inference.model_archive import Manifest
 from autoreg.inference.model_archive_read import checked_manifest, extract, opened
-from autoreg.inference.weight_files import check_state
+from autoreg.inference.model_archive_weights import try_weights
 from autoreg.io.atomic import PARTIAL, locked_folder, require_writable
 from autoreg.io.names import folder_name_problem
 from autoreg.io.records import load_json, load_record, save_record
 from autoreg.plan import Plan
 from autoreg.planning.plans_file import require_configuration_name
-from autoreg.training.checkpoint import Checkpoint, load_checkpoint
 from autoreg.training.claim import DatasetRecord
-from autoreg.training.model_folder import PLAN_FILE, load_network, trained_folds
+from autoreg.training.model_folder import PLAN_FILE, trained_folds
 from autoreg.training.refinement_record import REFINEMENT_FILE, RefinementRecord
 
 _DATASET_FILE = "dataset.json"
@@ -81,7 +78,7 @@ def install_model(request: InstallRequest) -> Installed:
 
     Raises:
         AutoregError: if anything about the archive is not as it should be, or there is a model
-            already; then nothing has changed.
+            already that may not be replaced, or is being trained; then nothing has changed.
     """
     with opened(request.archive) as archive:
         manifest = checked_manifest(archive, request.archive)
@@ -92,9 +89,12 @@ def install_model(request: InstallRequest) -> Installed:
             # One level deeper than models lie, so that no command takes it for one.
             unpacked = staging / "model"
             unpacked.mkdir()
+            with _folds_at_rest(model):  # known before the work, and again when it is done
+                pass
             _unpack(archive, manifest, request.archive, unpacked)
             _rename(unpacked, manifest, model)
-            replaced = _move(unpacked, model, overwrite=request.overwrite)
+            with _folds_at_rest(model):
+                replaced = _move(unpacked, model, overwrite=request.overwrite)
     return Installed(model, manifest, replaced)
 
 
@@ -113,6 +113,25 @@ def _require_free(model: Path, *, overwrite: bool) -> None:
             f"{model}: exists already; choose another name with --config, or replace it with "
             "--overwrite (it is kept inside the new one)"
         )
+
+
+@contextmanager
+def _folds_at_rest(model: Path) -> Iterator[None]:
+    """Keep trainings out of the folds of a model that is replaced, which hold the same locks.
+
+    Raises:
+        UsageError: if a fold is being trained.
+    """
+    with ExitStack() as locks:
+        for fold in sorted(path for path in model.glob("fold_*") if path.is_dir()):
+            try:
+                locks.enter_context(locked_folder(fold, wait=False))
+            except UsageError as error:
+                raise UsageError(
+                    f"{model}: cannot be replaced while a fold is being trained; wait, or choose "
+                    f"another name with --config ({error})"
+                ) from error
+        yield
 
 
 def _require_room(results: Path, manifest: Manifest, path: Path) -> None:
@@ -155,7 +174,7 @@ def _unpack(archive: zipfile.ZipFile, manifest: Manifest, path: Path, folder: Pa
     try:
         _try_records(folder, manifest)
         for fold in manifest.folds:
-            _try_weights(folder, fold)
+            try_weights(folder, fold)
     except AutoregError as error:
         other = f" (written by autoreg {manifest.autoreg}, this is {__version__})"
         hint = "" if manifest.autoreg == __version__ else other
@@ -180,43 +199,6 @@ def _try_records(folder: Path, manifest: Manifest) -> None:
             load_record(RefinementRecord, path, DataError)
         else:
             load_json(path, DataError)
-
-
-def _try_weights(folder: Path, fold: str) -> None:
-    """Load the weights as prediction will do, after a look at what that would cost."""
-    found = sorted((folder / f"fold_{fold}").glob("checkpoint_*.pt"))
-    if len(found) != 1:
-        raise DataError(f"fold_{fold} has {len(found)} checkpoints, expected one")
-    _require_plain_zip(found[0])
-    checkpoint = load_checkpoint(found[0])
-    if checkpoint.fold != fold or checkpoint.resume is not None:
-        raise DataError(f"{found[0]}: is not what autoreg_export_model writes for fold {fold}")
-    _require_values(checkpoint, found[0])
-    plan = checkpoint.plan
-    shallow = plan.network.without_last_level()
-    network = shallow if shallow and checkpoint.levels == shallow.levels else plan.network
-    # Without memory for it: the plan of a stranger may describe a network of any size.
-    channels = len(plan.fixed_modalities)
-    check_state(checkpoint.network, network, channels, found[0], "the network of its plan")
-    load_network(folder, fold)
-
-
-def _require_plain_zip(path: Path) -> None:
-    """torch.save does not compress: a checkpoint cannot unpack to more than its size."""
-    with zipfile.ZipFile(path) as content:
-        entries = content.infolist()
-    size = sum(entry.file_size for entry in entries)
-    compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    if compressed or size > path.stat().st_size:
-        raise DataError(f"{path}: is compressed, which torch.save does not do; refused")
-
-
-def _require_values(checkpoint: Checkpoint, path: Path) -> None:
-    values: list[object] = list(checkpoint.network.values())
-    numbers: list[object] = [checkpoint.levels, checkpoint.epoch]
-    are_tensors = all(isinstance(v, Tensor) and v.device.type == "cpu" for v in values)
-    if not are_tensors or not all(isinstance(number, int) for number in numbers):
-        raise DataError(f"{path}: expected tensors by name and whole numbers")
 
 
 def _rename(folder: Path, manifest: Manifest, model: Path) -> None:

@@ -35,7 +35,8 @@ class GradICON(RegistrationNetwork):
             of 1/2; the published ones are (1/4, 1/2, 1, 1).
         channels: Of one image.
         width: Multiplies the published channel counts.
-        checkpointing: Compute each U-Net's activations again in the backward pass.
+        checkpointing: Compute each U-Net's activations again in each backward pass, in eval mode as
+            well: the largest grids leave no room for them in instance optimisation either.
     """
 
     def __init__(

@@ -80,15 +80,21 @@ def estimate_memory(plan: Plan, *, limit: int, cuda: bool, native_voxels: int = 
     )
 
 
-def training_bytes(plan: Plan, *, cuda: bool) -> int:
+def training_bytes(plan: Plan, *, cuda: bool, processes: int = 1) -> int:
     """Peak of one training step on pairs at the planned batch size, both directions in turn.
 
     Of a batch in parts, the largest part decides; the gradients of the part before are kept
     meanwhile. Masks count where training uses them, label maps and landmarks as
     `supervision_bytes` says.
+
+    Args:
+        plan: See `estimate_memory`.
+        cuda: See `estimate_memory`.
+        processes: That share the batch; the peak is that of the one with the largest share.
     """
     training = plan.training
-    part = math.ceil(training.batch_size / training.accumulation_steps)
+    count = min(training.accumulation_steps, max(1, training.batch_size // processes))
+    part = math.ceil(math.ceil(training.batch_size / processes) / count)
     step = _projected_step if training.gradients == "gradient_projection" else _pair_step
 
     def parts(
@@ -98,14 +104,17 @@ def training_bytes(plan: Plan, *, cuda: bool) -> int:
         mask = torch.zeros_like(fixed[:, :1]) if masked else None
         kept: list[Tensor] = []
         # The second part stands for all further ones.
-        for _ in range(min(2, training.accumulation_steps)):
+        for _ in range(min(2, count)):
             bound = objective.bind(moving, fixed, mask, mask)
             step(network, bound, moving, fixed, kept)
 
-    return step_bytes(plan, parts, part, cuda=cuda) + supervision_bytes(plan, part)
+    needed = step_bytes(plan, parts, part, cuda=cuda, joined=processes > 1)
+    return needed + supervision_bytes(plan, part)
 
 
-def step_bytes(plan: Plan, step: TrainingStep, pairs: int, *, cuda: bool) -> int:
+def step_bytes(
+    plan: Plan, step: TrainingStep, pairs: int, *, cuda: bool, joined: bool = False
+) -> int:
     """Peak of a training step.
 
     Args:
@@ -114,6 +123,7 @@ def step_bytes(plan: Plan, step: TrainingStep, pairs: int, *, cuda: bool) -> int
             tensors are 0.
         pairs: Of images that it is given.
         cuda: See `estimate_memory`.
+        joined: Whether all gradients are copied into one message for other processes.
     """
     with fake_run() as counter:
         network, (moving, fixed) = _network(plan), _images(plan, pairs)
@@ -126,10 +136,12 @@ def step_bytes(plan: Plan, step: TrainingStep, pairs: int, *, cuda: bool) -> int
     moments = _moments(plan.training.optimiser)
     running = counter.peak + moments * weights.total
     # Two gradients and what becomes of them, where they are projected.
-    gradients = 3 if plan.training.gradients == "gradient_projection" else 1
-    updating = _update_peak(weights, moments + gradients, cuda=cuda)
+    projects = plan.training.gradients == "gradient_projection"
+    updating = _update_peak(weights, moments + (3 if projects else 1), cuda=cuda)
+    sums = 2 if projects else 1  # the message is gone before the weights are updated
+    summing = (1 + moments + 2 * sums) * weights.total if joined else 0
     figure = 0 if cuda else CPU_FIGURE_BYTES
-    return max(running, updating) + _runtime_bytes(cuda) + _optimiser_bytes(cuda) + figure
+    return max(running, updating, summing) + _runtime_bytes(cuda) + _optimiser_bytes(cuda) + figure
 
 
 def instance_optimisation_bytes(plan: Plan, *, cuda: bool, native_voxels: int = 0) -> int:

@@ -6,10 +6,11 @@ opening one runs no code.
 
 import os
 import platform
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from autoreg.networks.base import RegistrationNetwork
 from autoreg.networks.factory import build_network
 from autoreg.plan import Plan
 from autoreg.training.progress import EpochRecord, ValidationSummary
+from autoreg.training.splits import FoldNames
 from autoreg.training.step_values import StepValues
 
 _R = TypeVar("_R")
@@ -72,6 +74,8 @@ class ResumeState:
         initial: Validation before the first epoch; None if the training stopped in it.
         records: All epochs so far.
         epoch_so_far: Of the running epoch.
+        names: Of the fold's cases or pairs.
+        is_pretrained: Whether the network before training may be the best one.
     """
 
     optimiser: dict[str, Any]
@@ -80,6 +84,8 @@ class ResumeState:
     initial: ValidationSummary | None
     records: tuple[EpochRecord, ...]
     epoch_so_far: EpochSoFar
+    names: FoldNames
+    is_pretrained: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,14 +137,43 @@ def _resume_content(resume: ResumeState) -> dict[str, Any]:
         "initial": to_plain(resume.initial),
         "records": to_plain(resume.records),
         "epoch_so_far": to_plain(resume.epoch_so_far),
+        "names": to_plain(resume.names),
+        "is_pretrained": resume.is_pretrained,
     }
+
+
+class _NotedErrors:
+    """A file for torch's writer, which does not tell why it could not write.
+
+    Args:
+        file: Open for writing.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        """Write as the file does, and remember why that failed."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Flush the file."""
+        self._file.flush()
 
 
 def _save(content: dict[str, Any], temporary: Path, path: Path) -> None:
     with temporary.open("wb") as file:
+        noted = _NotedErrors(file)
         try:
-            torch.save(content, file)
+            torch.save(content, noted)  # type: ignore[arg-type]  # it writes and flushes alone
         except RuntimeError as error:  # how torch's writer reports a full disk
+            if noted.error is not None:
+                raise noted.error from error
             raise unwritten(path, str(error).splitlines()[0], temporary) from error
         file.flush()
         os.fsync(file.fileno())  # it survives a power cut from here on
@@ -158,6 +193,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             that this version does not read.
     """
     content = read_torch_file(path, "copy it again or train anew")
+    _require_sound(path)
     expected = {"format", "versions", "plan", "fold", "levels", "epoch", "network", "resume"}
     if not isinstance(content, dict) or "format" not in content:
         raise CheckpointError(
@@ -171,6 +207,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
             "use the version that wrote it"
         )
     return _from_content(content, path)
+
+
+def _require_sound(path: Path) -> None:
+    """See that each part has its checksum, which torch does not look at.
+
+    Raises:
+        CheckpointError: if one has another.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); copy it again or train anew") from error
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path}: damaged: {damaged} in it has another checksum than when it was written; copy "
+            "it again, go on from an earlier copy, or train anew"
+        )
 
 
 def _from_content(content: dict[str, Any], path: Path) -> Checkpoint:
@@ -204,6 +258,8 @@ def _resume_from_content(resume: dict[str, Any], path: Path) -> ResumeState:
         initial=None if initial is None else read("initial", initial, ValidationSummary),
         records=tuple(read("records", record, EpochRecord) for record in resume["records"]),
         epoch_so_far=read("epoch_so_far", resume["epoch_so_far"], EpochSoFar),
+        names=read("names", resume["names"], FoldNames),
+        is_pretrained=resume["is_pretrained"],
     )
 
 

@@ -14,6 +14,7 @@ from autoreg.training.comparison import plan_differences
 from autoreg.training.early_stopping import has_stopped_early
 from autoreg.training.model_folder import PLAN_FILE, WHICH, checkpoint_path
 from autoreg.training.refinement_record import REFINEMENT_FILE, decision
+from autoreg.training.splits import SPLITS_NAME, FoldNames, FoldPairs
 from autoreg.training.steps_log import STEPS_NAME
 from autoreg.training.tensorboard import FOLDER as BOARD_FOLDER
 
@@ -92,19 +93,22 @@ def _set_aside(model: Path, folder: Path) -> None:
     logger.info("the earlier training is kept as the model folder %s", kept)
 
 
-def resumable(model: Path, fold: str, plan: Plan, *, finished_too: bool = False) -> Checkpoint:
+def resumable(
+    model: Path, fold: FoldPairs, plan: Plan, *, finished_too: bool = False
+) -> Checkpoint:
     """The checkpoint that --continue starts from.
 
     Args:
         model: Model folder.
-        fold: Its fold.
+        fold: Its fold, as it is now.
         plan: By which the training is to go on.
         finished_too: Whether a finished training will do.
 
     Raises:
-        CheckpointError: if there is nothing to continue, or another plan was trained by.
+        CheckpointError: if there is nothing to continue, or another plan or other pairs were
+            trained by.
     """
-    path = checkpoint_path(model, fold, "latest")
+    path = checkpoint_path(model, fold.fold, "latest")
     if not path.exists():
         raise CheckpointError(
             f"--continue: nothing to continue, {path} does not exist; leave --continue out to "
@@ -118,13 +122,25 @@ def resumable(model: Path, fold: str, plan: Plan, *, finished_too: bool = False)
             "command and plans.json of the first run, or start anew with --overwrite"
         )
     _tell_other_versions(checkpoint)
-    if is_finished(model, fold, checkpoint) and not finished_too:
+    _require_same_pairs(checkpoint, fold, path)
+    if is_finished(model, fold.fold, checkpoint) and not finished_too:
         raise CheckpointError(
             f"--continue: nothing to continue, {path} is finished after {checkpoint.epoch} "
             f"epochs; to train further, start from it with --pretrained {path.parent} and another "
             "--results"
         )
     return checkpoint
+
+
+def _require_same_pairs(checkpoint: Checkpoint, fold: FoldPairs, path: Path) -> None:
+    if checkpoint.resume is None:
+        return
+    differences = checkpoint.resume.names.differences(FoldNames.of(fold))
+    if differences:
+        raise CheckpointError(
+            f"--continue: {path} was trained with other pairs: {'; '.join(differences)}. Put "
+            f"{SPLITS_NAME} and the data set back as they were, or start anew with --overwrite"
+        )
 
 
 def _tell_other_versions(checkpoint: Checkpoint) -> None:
@@ -148,7 +164,7 @@ def is_finished(model: Path, fold: str, latest: Checkpoint) -> bool:
     final = checkpoint_path(model, fold, "final")
     training = latest.plan.training
     records = latest.resume.records if latest.resume else ()
-    is_over = latest.epoch >= training.epochs or has_stopped_early(training, records)
+    is_over = latest.epoch >= training.epochs or has_stopped_early(latest.plan, records)
     return is_over and final.exists()
 
 

@@ -131,6 +131,8 @@ def _train(arguments: argparse.Namespace) -> int:
     processes = started_processes()
     if not processes.is_first:
         logging.getLogger().setLevel(logging.ERROR)
+        # Each process has its own.
+        logging.getLogger("autoreg.training.workers").setLevel(logging.WARNING)
     paths = resolve_paths(arguments.raw, arguments.preprocessed, arguments.results)
     request = TrainingRequest(
         dataset=arguments.dataset,

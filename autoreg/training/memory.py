@@ -11,17 +11,19 @@ from autoreg.registration.objective import Objective
 from autoreg.training.batches import PairBatch
 from autoreg.training.draws import CYCLE
 from autoreg.training.gradients import GradientRule, GradientSum
+from autoreg.training.processes import ALONE, Processes
 from autoreg.training.steps import Cycles, StepDraws, StepLoss, backward_cycle
 
 
-def most_training_bytes(plan: Plan, *, cuda: bool) -> int:
+def most_training_bytes(plan: Plan, *, cuda: bool, processes: Processes = ALONE) -> int:
     """Peak of training: of a step on pairs, or on a cycle where the plan trains on such.
 
     Args:
         plan: See `planning.memory.estimate_memory`.
         cuda: Estimate the device's memory instead of the process's.
+        processes: That share each batch; the peak is that of one of them.
     """
-    pairs = training_bytes(plan, cuda=cuda)
+    pairs = training_bytes(plan, cuda=cuda, processes=processes.count)
     if plan.training.group_consistency.weight == 0:
         return pairs
     return max(pairs, cycle_bytes(plan, cuda=cuda))

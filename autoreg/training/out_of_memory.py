@@ -3,52 +3,26 @@
 from typing import TYPE_CHECKING
 
 from autoreg.plan import Plan
+from autoreg.training.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     import torch
 
-# Of torch, CUDA's libraries and the CPU's allocator, where these raise a plain RuntimeError.
-_SIGNS = (
-    "out of memory",
-    "can't allocate memory",
-    "cuda_error_out_of_memory",
-    "cublas_status_alloc_failed",
-    "cudnn_status_alloc_failed",
-    "cudnn_status_internal_error_host_allocation_failed",
-    "cusolver_status_alloc_failed",
-)
 
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or what it was raised from, says that memory was exhausted.
-
-    Args:
-        error: Of a training, from the device or the CPU.
-    """
-    import torch
-
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MemoryError | torch.OutOfMemoryError):
-            return True
-        text = str(cause).lower()
-        if isinstance(cause, RuntimeError) and any(sign in text for sign in _SIGNS):
-            return True
-        cause = cause.__cause__
-    return False
-
-
-def memory_advice(plan: Plan, device: "torch.device") -> str:
+def memory_advice(plan: Plan, device: "torch.device", processes: Processes = ALONE) -> str:
     """What of a plan would save memory and isn't used yet, the least harmful first.
 
     Args:
         plan: Of the training.
         device: That it ran on.
+        processes: That share each batch.
 
     Returns:
         A sentence that goes on after "out of memory ...: ".
     """
-    ways = [*_in_parts(plan), *_computed_twice(plan)]
+    ways = [*_in_parts(plan, processes), *_computed_twice(plan)]
+    if processes.local_count > 1 and device.type == "cpu":
+        ways.append("fewer processes on this machine, whose memory they share")
     if plan.training.precision == "float32" and device.type == "cuda":
         ways.append(
             '"precision": "bfloat16" in the plan\'s training (saves little, rounds in convolutions)'
@@ -61,16 +35,23 @@ def memory_advice(plan: Plan, device: "torch.device") -> str:
     return f"what saves memory, the least harmful first: {listed}"
 
 
-def _in_parts(plan: Plan) -> list[str]:
+def _in_parts(plan: Plan, processes: Processes) -> list[str]:
     training = plan.training
-    if training.accumulation_steps >= training.batch_size:
+    # Each process's share is computed in parts, and a part of no process is empty.
+    most = training.batch_size // processes.count
+    if training.accumulation_steps >= most:
         return []
+    cycles = training.group_consistency
+    if cycles.weight > 0 and cycles.from_epoch == 0:
+        return []  # their pairs are computed singly anyway
     has_norms = plan.network.architecture == "gradicon" or (
         plan.network.architecture == "transmorph" and plan.network.variant == "time_varying"
     )
     changes = has_norms and training.batch_norm == "batch"
     effect = "batch normalisation then sees one part at a time" if changes else "same gradients"
-    return [f"--accumulation-steps {training.batch_size} ({effect})"]
+    if cycles.weight > 0:
+        effect = f"of no use in cycles, from epoch {cycles.from_epoch + 1} on; {effect}"
+    return [f"--accumulation-steps {most} ({effect})"]
 
 
 def _computed_twice(plan: Plan) -> list[str]:

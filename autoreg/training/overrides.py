@@ -7,6 +7,7 @@ from typing import Any, Literal
 from autoreg.errors import UsageError
 from autoreg.plan import Plan
 from autoreg.training.memory import most_training_bytes
+from autoreg.training.processes import ALONE, Processes
 from autoreg.training_plan import TrainingPlan
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,9 @@ class Overrides:
     early_stopping: int | None = None
 
 
-def override(plan: Plan, overrides: Overrides, *, pretrained: bool) -> Plan:
+def override(
+    plan: Plan, overrides: Overrides, *, pretrained: bool, processes: Processes = ALONE
+) -> Plan:
     """The plan with the command line's values.
 
     A new number of epochs moves the beginnings of the second stage, of the augmentation and of
@@ -66,6 +69,8 @@ def override(plan: Plan, overrides: Overrides, *, pretrained: bool) -> Plan:
         plan: From plans.json.
         overrides: From the command line.
         pretrained: Whether the training starts from weights, hence without a first stage.
+        processes: That share each batch. What they need is warned of; the plan holds the memory of
+            a single one whatever their number, so that another one can go on.
 
     Returns:
         The plan that the training obeys, with reasons that tell what came from where.
@@ -91,7 +96,7 @@ def override(plan: Plan, overrides: Overrides, *, pretrained: bool) -> Plan:
     _require_every_stage(plan, training)
     changed = replace(plan, training=training, reasons={**plan.reasons, **reasons})
     planned = not _MEMORY & set(given) and training.group_consistency.weight == 0
-    return changed if planned else _with_memory(changed)
+    return changed if planned else _with_memory(changed, processes)
 
 
 def _require_first_stage(plan: Plan, epochs: int, pretrained: bool) -> None:
@@ -154,17 +159,26 @@ def _moved_with_epochs(plan: Plan, given: dict[str, Any]) -> dict[str, int]:
     return {n: v for n, v in moved.items() if n not in given and v != planned[n]}
 
 
-def _with_memory(plan: Plan) -> Plan:
+def _with_memory(plan: Plan, processes: Processes) -> Plan:
     """The plan with the training's memory estimated for its batch size and its cycles."""
-    needed = most_training_bytes(plan, cuda=plan.budget != "cpu")
+    cuda = plan.budget != "cpu"
+    alone = most_training_bytes(plan, cuda=cuda)
+    needed, where = alone, ""
+    if processes.count > 1:
+        needed = most_training_bytes(plan, cuda=cuda, processes=processes)
+        where = f" for each of {processes.count} processes"
+        if not cuda:
+            # A budget's device is one process's own, the machine's memory is not.
+            needed *= processes.local_count
+            where = f" for {processes.local_count} processes on this machine"
     if needed > plan.memory.limit:
         cycles = " and cycles of three" if plan.training.group_consistency.weight else ""
         logger.warning(
-            "batches of %d%s need about %.1f GiB of memory, more than the %.1f GiB of budget %s",
-            plan.training.batch_size, cycles, needed / 2**30, plan.memory.limit / 2**30,
+            "batches of %d%s need about %.1f GiB of memory%s, more than the %.1f GiB of budget %s",
+            plan.training.batch_size, cycles, needed / 2**30, where, plan.memory.limit / 2**30,
             plan.budget,
         )  # fmt: skip
-    return replace(plan, memory=replace(plan.memory, training=needed))
+    return replace(plan, memory=replace(plan.memory, training=alone))
 
 
 def _key(name: str) -> str:

@@ -1,11 +1,12 @@
 """One training from a request: checks, collaborators, folders, and then the loop."""
 
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from autoreg.errors import DataError, UsageError
-from autoreg.io.atomic import locked_folder
+from autoreg.io.atomic import PARTIAL, locked_folder
 from autoreg.io.cases import Pair
 from autoreg.io.names import closest_name, matching_names
 from autoreg.io.records import load_record
@@ -32,6 +33,8 @@ from autoreg.training.splits import FoldPairs, fold_pairs
 from autoreg.training.state import load_pretrained
 from autoreg.training.supervision import require_supervision
 
+_LOCK_TRIES, _LOCK_SECONDS = 10, 0.3
+
 
 def run_training(request: TrainingRequest) -> Path:
     """Train one fold.
@@ -47,7 +50,8 @@ def run_training(request: TrainingRequest) -> Path:
     """
     dataset = find_prepared_dataset(request.preprocessed, request.dataset)
     plan = load_plan(dataset / PLANS_NAME, request.configuration)
-    plan = override(plan, request.overrides, pretrained=request.pretrained is not None)
+    pretrained = request.pretrained is not None
+    plan = override(plan, request.overrides, pretrained=pretrained, processes=request.processes)
     pairs = load_dataset_pairs(request.preprocessed, dataset.name)
     fold = fold_pairs(pairs, dataset, request.fold, plan.training)
     prepared = prepared_folder(request.preprocessed, plan)
@@ -59,14 +63,14 @@ def run_training(request: TrainingRequest) -> Path:
     checkpoint, finished = None, False
     if request.resume:
         due = request.refinement_check and refinement_is_open(model, fold.fold)
-        checkpoint = resumable(model, fold.fold, plan, finished_too=due)
+        checkpoint = resumable(model, fold, plan, finished_too=due)
         finished = is_finished(model, fold.fold, checkpoint)
     elif request.pretrained is not None:
         checkpoint = load_pretrained(plan, request.pretrained)
     folder, first = model / f"fold_{fold.fold}", request.processes.is_first
     if not request.resume and first:
         # Not from under a training that is going on.
-        with locked_folder(folder, wait=False) if folder.exists() else nullcontext():
+        with _locked(folder) if folder.exists() else nullcontext():
             claim(model, fold.fold, plan, overwrite=request.overwrite)
     with _own_folder(folder) if first else nullcontext():
         if not finished:
@@ -80,7 +84,25 @@ def run_training(request: TrainingRequest) -> Path:
 @contextmanager
 def _own_folder(folder: Path) -> Iterator[None]:
     """Keep other trainings out of a fold, and write its log."""
-    with locked_folder(folder, wait=False), log_file(folder / LOG_NAME):
+    with _locked(folder), log_file(folder / LOG_NAME):
+        for partial in folder.glob(f"{PARTIAL}*"):  # left by a training that was killed
+            partial.unlink(missing_ok=True)
+        yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait a little: the loading processes of a killed training hold its lock for a second."""
+    for _ in range(_LOCK_TRIES):
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked_folder(folder, wait=False))
+            except UsageError:
+                time.sleep(_LOCK_SECONDS)
+                continue
+            yield
+            return
+    with locked_folder(folder, wait=False):
         yield
 
 
@@ -150,5 +172,6 @@ def _require_prepared(folder: Path, fold: FoldPairs, plan: Plan) -> None:
         if names:
             raise DataError(
                 f"{folder}: {len(names)} cases of fold {fold.fold} are {what}, e.g. "
-                f"{', '.join(names[:5])}; run autoreg_preprocess"
+                f"{', '.join(names[:5])}; run autoreg_preprocess -d {plan.dataset} --config "
+                f"{plan.configuration}"
             )

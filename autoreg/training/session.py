@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from autoreg.errors import AutoregError
-from autoreg.failures import FAILURES
+from autoreg.failures import FAILURES, is_out_of_memory
 from autoreg.machine import cpu_count
 from autoreg.networks.base import MapPair
 from autoreg.numerics.precision import float32_exactly
@@ -18,11 +18,11 @@ from autoreg.training.batches import PairBatch, open_batches
 from autoreg.training.checkpoint import Checkpoint
 from autoreg.training.draws import CYCLE, Draws
 from autoreg.training.loading import Content
-from autoreg.training.out_of_memory import is_out_of_memory, memory_advice
+from autoreg.training.out_of_memory import memory_advice
 from autoreg.training.processes import ALONE, Processes, connected
 from autoreg.training.request import TrainingRequest
 from autoreg.training.setup import TrainingSetup
-from autoreg.training.splits import FoldPairs
+from autoreg.training.splits import FoldNames, FoldPairs
 from autoreg.training.state import TrainingState, new_state, pretrained_state, resumed_state
 from autoreg.training.steps import StepLoss, Supervision
 from autoreg.training.stopping import StopRequest, stop_signals
@@ -74,6 +74,7 @@ def train_fold(request: TrainingRequest, work: FoldWork) -> None:
     augmentation = PairAugmentation(plan.grid, training.augmentation)
     # Workers are started before there is a network or CUDA for them to inherit.
     with (
+        stop_signals() as stop,  # first: also while the workers are ended
         open_batches(
             work.prepared,
             work.draws,
@@ -85,10 +86,10 @@ def train_fold(request: TrainingRequest, work: FoldWork) -> None:
             content=Content.of(training.supervision),
         ) as batches,
         connected(processes, request.device),
-        stop_signals() as stop,
         float32_exactly(),
     ):
         state = _starting_state(request, plan, work.checkpoint)
+        state.names = FoldNames.of(work.fold)
         setup = _setup(request, work, stop, augmentation)
         _announce(setup, work.fold, state, workers)
         try:
@@ -111,7 +112,6 @@ def _setup(
         batches_in=work.draws.batches_in,
         device=request.device,
         show_progress=request.show_progress,
-        is_pretrained=request.pretrained is not None,
         processes=request.processes,
         checkpoint_seconds=60 * request.checkpoint_minutes,
         stop=stop,
@@ -152,14 +152,22 @@ def _explained(error: Exception, plan: Plan, request: TrainingRequest) -> Except
     if is_out_of_memory(error):
         return AutoregError(
             f"out of memory on {device} with batches of {plan.training.batch_size}; "
-            f"{memory_advice(plan, device)}"
+            f"{memory_advice(plan, device, processes)}"
         )
+    if isinstance(error, OSError):
+        return AutoregError(f"{error}; see to the disk, then go on with --continue")
     if processes.count > 1 and not isinstance(error, AutoregError):
+        what = "lost the others" if _lost_a_peer(error) else f"stopped: {error}"
         return AutoregError(
-            f"process {processes.rank} of {processes.count} stopped: {error}; where it lost the "
-            "others, the message of the one that ended first says why"
+            f"process {processes.rank} of {processes.count} {what}; the message of the one that "
+            "ended first says why"
         )
     return error
+
+
+def _lost_a_peer(error: Exception) -> bool:
+    text = str(error).lower()
+    return any(sign in text for sign in ("connection", "peer", "gloo", "nccl", "socket"))
 
 
 def default_workers(processes: Processes = ALONE) -> int:

@@ -27,7 +27,6 @@ class TrainingSetup:
         batches_in: Number of batches in an epoch of this number.
         device: Where to train.
         show_progress: Whether to draw a progress bar.
-        is_pretrained: Whether the network before training may be the best one.
         processes: That train together.
         checkpoint_seconds: Wall time between checkpoints, besides those at validations.
         stop: Whether to end early.
@@ -42,7 +41,6 @@ class TrainingSetup:
     batches_in: Callable[[int], int]
     device: torch.device
     show_progress: bool
-    is_pretrained: bool = False
     processes: Processes = ALONE
     checkpoint_seconds: float = 600.0
     stop: StopRequest = field(default_factory=StopRequest)

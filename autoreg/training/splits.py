@@ -103,6 +103,45 @@ class FoldPairs:
     held_out: bool
 
 
+@dataclass(frozen=True)
+class FoldNames:
+    """What a fold trains and validates with, to see later whether it still is the same.
+
+    Attributes:
+        training: Cases that are paired freely, or pairs as "moving to fixed".
+        validation: Pairs likewise.
+    """
+
+    training: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, fold: FoldPairs) -> "FoldNames":
+        """The names of a fold."""
+
+        def listed(pairs: Sequence[Pair]) -> tuple[str, ...]:
+            return tuple(f"{pair.moving} to {pair.fixed}" for pair in pairs)
+
+        drawn = fold.training
+        cases = drawn.cases if isinstance(drawn, OrderedPairs) else listed(drawn)
+        return cls(cases, listed(fold.validation))
+
+    def differences(self, now: "FoldNames") -> list[str]:
+        """In what another fold differs from this one, in words."""
+        found = []
+        for what in ("training", "validation"):
+            before, after = getattr(self, what), getattr(now, what)
+            gone = [name for name in before if name not in after]
+            new = [name for name in after if name not in before]
+            for names, verb in ((gone, "no longer has"), (new, "now has")):
+                if names:
+                    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                    found.append(f"{what} {verb} {', '.join(names[:3])}{more}")
+            if before != after and not gone and not new:
+                found.append(f"{what} has the same in another order")
+        return found
+
+
 def fold_pairs(
     pairs: DatasetPairs,
     folder: Path,
@@ -237,13 +276,15 @@ def _load_or_make(pairs: DatasetPairs, folder: Path, seed: int) -> Splits:
     splits = load_record(Splits, path, DataError)
     if splits.format != SPLITS_FORMAT:
         raise DataError(f"{path}: format {splits.format} is not {SPLITS_FORMAT}; remove the file")
+    if not splits.folds and make_splits(pairs, seed).folds:
+        raise DataError(f"{path}: has no folds; remove the file to have it written anew")
     known = _cases(pairs)
     for number, fold in enumerate(splits.folds):
         for case in (*fold.training, *fold.validation):
             if case not in known:
                 raise DataError(
                     f'{path}: fold {number} names the case "{case}", which is no training case; '
-                    f"{did_you_mean(case, known)} Remove the file to have it written anew"
+                    f"{did_you_mean(case, known)}; or remove the file to have it written anew"
                 )
         twice = set(fold.training) & set(fold.validation)
         if twice:

@@ -24,6 +24,7 @@ from autoreg.training.comparison import weight_differences
 from autoreg.training.model_folder import find_checkpoint, trained_folds
 from autoreg.training.processes import ALONE, Processes
 from autoreg.training.progress import EpochRecord, ValidationSummary
+from autoreg.training.splits import FoldNames
 
 
 @dataclass(eq=False)
@@ -40,6 +41,8 @@ class TrainingState:
         initial: Validation before the first epoch; None until it has been done.
         records: All epochs so far.
         epoch_so_far: Of the running epoch.
+        names: Of the fold's cases or pairs.
+        is_pretrained: Whether the network before training may be the best one.
     """
 
     network: RegistrationNetwork
@@ -51,6 +54,8 @@ class TrainingState:
     initial: ValidationSummary | None = None
     records: list[EpochRecord] = field(default_factory=list)
     epoch_so_far: EpochSoFar = EpochSoFar()  # noqa: RUF009 - frozen
+    names: FoldNames = FoldNames()  # noqa: RUF009 - frozen
+    is_pretrained: bool = False
 
     @property
     def step(self) -> int:
@@ -128,7 +133,9 @@ def pretrained_state(
         processes: That train together.
     """
     network = build_trained(replace(checkpoint, plan=plan), "the pretrained model")
-    return _state(network, checkpoint.levels, plan, device, processes)
+    state = _state(network, checkpoint.levels, plan, device, processes)
+    state.is_pretrained = True
+    return state
 
 
 def resumed_state(
@@ -155,7 +162,8 @@ def resumed_state(
         state.scaler.load_state_dict(resume.scaler)
     state.epoch, state.best = checkpoint.epoch, resume.best
     state.initial, state.records = resume.initial, list(resume.records)
-    state.epoch_so_far = resume.epoch_so_far
+    state.epoch_so_far, state.names = resume.epoch_so_far, resume.names
+    state.is_pretrained = resume.is_pretrained
     return state
 
 
@@ -205,6 +213,8 @@ def _resume_state(state: TrainingState) -> ResumeState:
         initial=state.initial,
         records=tuple(state.records),
         epoch_so_far=state.epoch_so_far,
+        names=state.names,
+        is_pretrained=state.is_pretrained,
     )
 
 

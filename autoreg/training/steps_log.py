@@ -5,14 +5,18 @@ dropped, so that each step stands there once.
 """
 
 import csv
+import logging
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
 from autoreg.io.atomic import write_text_atomic
 from autoreg.training.step_values import StepValues
+
+logger = logging.getLogger(__name__)
 
 STEPS_NAME = "steps.csv"
 _VALUES = tuple(StepValues.__dataclass_fields__)
@@ -35,8 +39,28 @@ class StepsLog:
         if self._writer is None or self._file is None:
             return
         known = asdict(values)
-        self._writer.writerow([epoch, step, *(known[name] for name in _VALUES)])
-        self._file.flush()
+        try:
+            self._writer.writerow([epoch, step, *(known[name] for name in _VALUES)])
+            self._file.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def sync(self) -> None:
+        """See that the lines are on the disk, where a checkpoint that follows will be."""
+        if self._file is None:
+            return
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        """The training is worth more than its log."""
+        logger.warning("%s: nothing more is written there: %s", STEPS_NAME, error)
+        file, self._file, self._writer = self._file, None, None
+        with suppress(OSError):  # what is left in its buffer does not fit either
+            if file is not None:
+                file.close()
 
 
 @contextmanager
@@ -52,7 +76,15 @@ def open_steps_log(folder: Path | None, epoch: int, step: int) -> Iterator[Steps
         yield StepsLog(None)
         return
     path = folder / STEPS_NAME
-    write_text_atomic(path, "".join(_kept(path, epoch, step)))
+    kept = list(_kept(path, epoch, step))
+    if (epoch, step) > (0, 0) and len(kept) == 1:
+        logger.warning(
+            "%s: the steps before are not there; it begins with step %d of epoch %d",
+            path,
+            step + 1,
+            epoch + 1,
+        )
+    write_text_atomic(path, "".join(kept))
     with path.open("a", encoding="utf-8", newline="") as file:
         yield StepsLog(file)
 

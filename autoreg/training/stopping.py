@@ -10,8 +10,13 @@ from types import FrameType
 
 logger = logging.getLogger(__name__)
 
-# Sent by Ctrl-C, by schedulers and machines that shut down, and by SLURM when it is told to.
-_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+# Sent by Ctrl-C, by schedulers and machines that shut down, by a terminal that is closed, and by
+# SLURM when it is told to.
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)
+)
 # torchrun passes a Ctrl-C on to processes that the terminal has sent it to already.
 _REPEATED_AFTER_SECONDS = 2.0
 
@@ -41,15 +46,19 @@ class StopRequest:
         Raises:
             KeyboardInterrupt: for a repeated one.
         """
-        now = time.monotonic()
         if not self.number:
-            self.number, self._since = number, now
+            self.hear(number)
             logger.info(
                 "%s: saving a checkpoint after this step; once more to end at once",
                 signal.Signals(number).name,
             )
-        elif now - self._since > _REPEATED_AFTER_SECONDS:
+        elif time.monotonic() - self._since > _REPEATED_AFTER_SECONDS:
             raise KeyboardInterrupt
+
+    def hear(self, number: int) -> None:
+        """Take note of a signal that another process has received."""
+        if not self.number:
+            self.number, self._since = number, time.monotonic()
 
     def raise_if_received(self) -> None:
         """End the training if a signal has come.
@@ -71,8 +80,9 @@ def stop_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-    before = {number: signal.signal(number, request.receive) for number in numbers}
+    # What is ignored from the start stays so, as nohup wants it.
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, request.receive) for number in heard}
     try:
         yield request
     finally:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -55,7 +55,7 @@ def train(setup: TrainingSetup, state: TrainingState, batches: Iterator[PairBatc
     with (
         torch.random.fork_rng(devices),  # each step seeds what layers draw
         open_steps_log(setup.folder if first else None, state.epoch, state.step) as steps_log,
-        open_board(setup.folder, state.epoch) if first else Board(None) as board,
+        open_board(setup.folder, max(0, state.epoch - 1)) if first else Board(None) as board,
         _bar(setup, state) as bar,
     ):
         _Run(setup, state, batches, bar, steps_log, board).to_the_end()
@@ -99,6 +99,8 @@ class _Run:
         state, training = self._state, self._setup.plan.training
         if state.initial is None:
             self._begin()
+        else:
+            self._catch_up()
         if self._is_due_for_validation() and state.records[-1].validation is None:
             self._finish_epoch()  # the training was stopped between the epoch and its end
         while not self._is_over():
@@ -110,13 +112,14 @@ class _Run:
             self._finish_epoch()
         if state.epoch < training.epochs:
             logger.info(
-                "no better validation in the last %d: the training ends after %d of %d epochs",
+                "no better validation in the last %d: the training ends after %d of %d epochs; the "
+                "better weights are in checkpoint_best.pt (autoreg_predict --checkpoint best)",
                 training.early_stopping, state.epoch, training.epochs,
             )  # fmt: skip
 
     def _is_over(self) -> bool:
         state, training = self._state, self._setup.plan.training
-        return state.epoch >= training.epochs or has_stopped_early(training, state.records)
+        return state.epoch >= training.epochs or has_stopped_early(self._setup.plan, state.records)
 
     def _begin(self) -> None:
         """What there is to improve on; besides, an unusable validation case shows at once."""
@@ -124,9 +127,18 @@ class _Run:
         state.initial = self._validation().summary
         self._board.write_initial(state.initial)
         logger.info("before training: %s", describe_validation(state.initial))
-        if self._setup.is_pretrained:
+        if state.is_pretrained:
             self._keep_if_best(state.initial)
         self._save_latest()
+
+    def _catch_up(self) -> None:
+        """Write anew what may not have been written any more after the checkpoint."""
+        state = self._state
+        if state.initial is not None and state.epoch <= 1:
+            self._board.write_initial(state.initial)
+        if state.records:
+            self._board.write(state.records[-1])
+            self._try(self._write_progress)
 
     def _is_due_for_last_level(self) -> bool:
         state, plan = self._state, self._setup.plan
@@ -194,16 +206,22 @@ class _Run:
         # The signal reaches the processes at different times.
         if setup.processes.count > 1:
             flag = torch.tensor(setup.stop.number, device=setup.device)
-            setup.stop.number = int(setup.processes.largest_(flag))
+            setup.stop.hear(int(setup.processes.largest_(flag)))
         if setup.stop.number:
             self._save_latest()
+            # No process ends before the first one has saved: torchrun would end that one, too.
+            setup.processes.sum_(torch.zeros(1, device=setup.device))
             setup.stop.raise_if_received()
         if time.monotonic() - self._saved_at >= setup.checkpoint_seconds:
-            try:
-                self._save_latest()
-            except UsageError as error:  # a full disk, say; it may be emptied in time
-                self._saved_at = time.monotonic()
-                logger.warning("no checkpoint now, tried again later: %s", error)
+            self._try(self._save_latest)
+
+    def _try(self, save: Callable[[], None]) -> None:
+        """Write something that the training can go on without, until the disk has room again."""
+        try:
+            save()
+        except UsageError as error:
+            self._saved_at = time.monotonic()
+            logger.warning("not written, tried again later: %s", error)
 
     def _finish_epoch(self) -> None:
         """Validate if it is time to, and tell how it went."""
@@ -211,22 +229,25 @@ class _Run:
         is_due = self._is_due_for_validation()
         if is_due:
             self._validate()
-        if setup.processes.is_first:
-            self._write_progress()
+        self._try(self._write_progress)
         self._board.write(state.records[-1])
         logger.info("%s", describe(state.records[-1], setup.plan.training.epochs))
 
     def _validate(self) -> None:
-        state, setup = self._state, self._setup
-        validation = self._validation()
-        summary = validation.summary
-        state.records[-1] = replace(state.records[-1], validation=summary)
-        if setup.processes.is_first:
-            save_record(validation, setup.folder / "validation.json")
-        self._keep_if_best(summary)
+        records, validation = self._state.records, self._validation()
+        records[-1] = replace(records[-1], validation=validation.summary)
+        self._try(lambda: self._keep(validation))
+
+    def _keep(self, validation: Validation) -> None:
+        if self._setup.processes.is_first:
+            save_record(validation, self._setup.folder / "validation.json")
+        self._keep_if_best(validation.summary)
         self._save_latest()
 
     def _validation(self) -> Validation:
+        if self._setup.processes.count > 1 and self._state.epoch > 0:
+            # They end a validation together or not at all; torchrun waits for 30 seconds.
+            self._try(self._save_latest)
         try:
             return self._setup.validator(self._state.network)
         except TrainingStopped:
@@ -237,6 +258,8 @@ class _Run:
         state, setup = self._state, self._setup
         if state.initial is None:
             raise RuntimeError("an epoch was trained before the first validation")
+        if not setup.processes.is_first:
+            return
         draw = self._pictures.is_due(is_last=self._is_over())
         write_progress(
             state.records, state.initial, criterion(state.initial), setup.folder, draw=draw
@@ -246,13 +269,14 @@ class _Run:
         state, setup = self._state, self._setup
         value = score(summary)
         if state.best is None or value < state.best:
-            state.best = value
             if setup.processes.is_first:
                 best = as_checkpoint(state, setup.plan, setup.fold)
                 save_checkpoint(setup.folder / "checkpoint_best.pt", best)
+            state.best = value
 
     def _save_latest(self) -> None:
         if self._setup.processes.is_first:
+            self._steps_log.sync()
             latest = as_checkpoint(self._state, self._setup.plan, self._setup.fold, resumable=True)
             save_checkpoint(self._setup.folder / "checkpoint_latest.pt", latest)
         self._saved_at = time.monotonic()

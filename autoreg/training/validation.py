@@ -84,7 +84,7 @@ class Validator:
         seed: int,
         device: torch.device,
         *,
-        masks: bool = True,
+        masks: bool,
         processes: Processes = ALONE,
         on_pair: Callable[[], None] | None = None,
     ) -> None:

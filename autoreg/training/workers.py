@@ -25,6 +25,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import producer
 
 from autoreg.errors import DataError
 from autoreg.parallel import end_with_parent
+from autoreg.training.stopping import SIGNALS
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,6 @@ CACHED_PER_WORKER = 2
 PATIENCE_SECONDS = 120.0
 _GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.1
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Workers:
@@ -69,6 +69,8 @@ class Workers:
             ]
             for thread in self._threads:
                 thread.start()
+        # Python ends forgotten daemons by SIGTERM and waits, for ever since they ignore it.
+        atexit.register(self.end)
         # Before multiprocessing's own end, which waits for ever for a worker that is stopped.
         atexit.register(self.end)
 
@@ -95,6 +97,7 @@ class Workers:
 
     def end(self) -> None:
         """End all processes, whatever they are doing."""
+        atexit.unregister(self.end)
         atexit.unregister(self.end)
         self._ended.set()
         for process in self._processes:
@@ -131,11 +134,12 @@ def prepare_worker() -> None:
     """To be called first in each worker process."""
     # Workers share the processors; besides, a forked OpenMP pool would hang.
     torch.set_num_threads(1)
-    # Ctrl-C reaches all processes of a terminal: what to do then is the training's choice.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Ctrl-C, torchrun and batch systems tell all processes of a group to end: what happens then is
+    # the training's choice, which needs its data for the step under way.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     end_with_parent()
 
 
@@ -145,7 +149,7 @@ def _blocked_signals() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:

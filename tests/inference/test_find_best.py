@@ -28,6 +28,7 @@ from autoreg.planning.plans_file import plans_path, write_plans
 from autoreg.training.cli import _parser as train_parser
 from autoreg.training.overrides import Overrides
 from autoreg.training.splits import SPLITS_FORMAT, SPLITS_NAME, Fold, Splits
+from autoreg.training_plan import SupervisionPlan
 
 PAGE = Path(__file__).resolve().parents[2] / "documentation" / "find_best_configuration.md"
 NAME = "Dataset001_Blobs"
@@ -347,11 +348,44 @@ def test_by_default_the_plan_is_compared_with_less_and_with_refinement(trained, 
     assert names == ["none", "refine_balanced", "gradient_projection_network_2"]
 
 
+def supervise(root, configuration, **weights):
+    """As if the configuration had been trained so."""
+    plan = plan_of(configuration)
+    training = dataclasses.replace(plan.training, supervision=SupervisionPlan(**weights))
+    changed = dataclasses.replace(plan, training=training)
+    save_record(changed, root / "results" / NAME / configuration / "plan.json")
+
+
+def test_what_favours_a_configuration_is_said(trained, compared, capsys):
+    root = trained({"default": "01", "smooth": "01"})
+    supervise(root, "smooth", dice_weight=0.5)
+    for path in (root / "results").rglob("default/fold_*/checkpoint_final.pt"):
+        shutil.copy(path, path.with_name("checkpoint_best.pt"))
+    flags = ("--io-steps", "0", "--no-baseline")
+    assert run(root, *flags) == 0
+    learnt = "smooth: trained on label maps (training.supervision.dice_weight), and Dice decides"
+    assert sum(note.startswith(learnt) for note in record_of(root)["notes"]) == 1
+    assert not any("checkpoint_best.pt" in note for note in record_of(root)["notes"])
+    capsys.readouterr()
+    assert run(root, *flags, "--configs", "default", "--checkpoint", "best") == 0
+    text = capsys.readouterr().out
+    assert (
+        "* default: checkpoint_best.pt is of the epoch that was best on pairs of the same" in text
+    )
+    assert "trained on label maps" not in text
+    for word in ("trained on", "checkpoint_best.pt"):
+        assert not any(word in note for note in record_of(compared)["notes"])
+
+
 def test_landmarks_decide_without_labels_and_similarity_without_both(trained, capsys, tmp_path):
     root = trained({"default": "01"}, labels=None, landmarks=True)
+    supervise(root, "default", dice_weight=1.0, landmark_weight=0.1)
     assert run(root, "--io-steps", "0", "--no-baseline") == 0
     assert record_of(root)["measure"] == "tre_mean_mm"
-    assert "TRE mean [mm]" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "TRE mean [mm]" in text
+    assert "* default: trained on landmarks (training.supervision.landmark_weight)" in text
+    assert "trained on label maps" not in text
     shutil.rmtree(root / "raw" / NAME / "landmarksTr")
     assert run(root, "--io-steps", "0", "--no-baseline") == 0
     assert record_of(root)["measure"] == "lncc"

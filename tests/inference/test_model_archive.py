@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import zipfile
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -12,11 +13,18 @@ import SimpleITK as sitk
 import torch
 from tiny_models import save_model, tiny_plan
 
+from autoreg.inference import model_archive_install
 from autoreg.inference.cli import main_predict
 from autoreg.inference.cli_model_archive import main_export, main_install
-from autoreg.inference.model_archive_export import without_folders
+from autoreg.inference.model_archive_export import LEFT_OUT, without_paths
+from autoreg.inference.published_plan import SITREG_REASONS, TRANSMORPH_REASONS
+from autoreg.io.atomic import locked_folder
 from autoreg.io.records import load_record, save_record
 from autoreg.plan import Plan
+from autoreg.planning.budget import get_budget
+from autoreg.planning.rules_grid import grid_spacing
+from autoreg.planning.rules_network import choose_architecture
+from autoreg.planning.rules_view import FieldOfView
 from autoreg.training.checkpoint import (
     Checkpoint,
     EpochSoFar,
@@ -26,9 +34,11 @@ from autoreg.training.checkpoint import (
 )
 from autoreg.training.claim import DatasetRecord
 from autoreg.training.refinement_record import RefinedPair, RefinementRecord, Scores
+from autoreg.training.splits import FoldNames
 
 SECRET = "patient_mueller"
 DATASET = "Dataset003_Heads"
+LONG = (9.0, 9.0, 9.0)
 
 
 @pytest.fixture
@@ -37,14 +47,15 @@ def author(tmp_path):
     plan = tiny_plan(
         dataset=DATASET,
         configuration="small",
-        reasons={"grid.shape": f"by /home/{SECRET}/notes/grid.txt and C:\\Users\\{SECRET}\\a.txt"},
+        reasons={"grid.shape": f"by /home/anna {SECRET}/grid.txt", "grid.spacing_mm": "a / b"},
     )
     model = save_model(tmp_path / SECRET / "results" / DATASET / "small", plan, fold="0")
     labels, modalities = plan.labels, plan.fixed_modalities
     save_record(DatasetRecord(DATASET, labels, modalities, modalities), model / "dataset.json")
     final = model / "fold_0" / "checkpoint_final.pt"
     before = load_checkpoint(final)
-    resume = ResumeState({"state": torch.ones(3)}, {}, 0.5, None, (), EpochSoFar())
+    names = FoldNames((SECRET,), ())
+    resume = ResumeState({"s": torch.ones(3)}, {}, 0.5, None, (), EpochSoFar(), names, False)
     for which in ("best", "latest"):
         weights = {name: value * 0.5 for name, value in before.network.items()}
         half = dataclasses.replace(before, network=weights, resume=resume)
@@ -116,7 +127,8 @@ def test_an_archive_tells_neither_cases_nor_folders(author, tmp_path, capsys):
     for name, content in {**inside, "archive": archive.read_bytes()}.items():
         for word in words:
             assert word.encode() not in content, (name, word)
-    assert "grid.txt" in json.loads(inside["plan.json"])["reasons"]["grid.shape"]
+    reasons = json.loads(inside["plan.json"])["reasons"]
+    assert reasons == {"grid.shape": LEFT_OUT, "grid.spacing_mm": "a / b"}
     refinement = json.loads(inside["fold_0/refinement.json"])
     assert (refinement["pairs"], refinement["helps"]) == ([], True)
     assert refinement["weights"] == "checkpoint_final.pt (7 epochs)"
@@ -205,6 +217,33 @@ def test_an_existing_model_is_kept_unless_it_may_be_replaced(author, tmp_path, c
     assert [p.parent.name for p in results.glob("*/*/plan.json")] == ["small"]
 
 
+@pytest.mark.parametrize("begins", ["before", "meanwhile"])
+def test_a_model_that_is_being_trained_is_not_replaced(
+    author, tmp_path, capsys, monkeypatch, begins
+):
+    archive, results = tmp_path / "model.zip", tmp_path / "user"
+    assert export(author, archive) == 0
+    install = [str(archive), "--results", str(results)]
+    assert main_install(install) == 0
+    fold = results / DATASET / "small" / "fold_1"
+    fold.mkdir()
+    before = sorted(results.rglob("*"))
+    with ExitStack() as training:
+
+        def begin(*_):
+            training.enter_context(locked_folder(fold, wait=False))
+
+        if begins == "before":
+            begin()
+        else:
+            monkeypatch.setattr(model_archive_install, "_rename", begin)
+        assert main_install([*install, "--overwrite"]) == 2
+        assert "being trained" in capsys.readouterr().err
+        assert sorted(results.rglob("*")) == before
+    monkeypatch.undo()
+    assert main_install([*install, "--overwrite"]) == 0
+
+
 def test_a_model_can_be_installed_under_other_names(author, tmp_path):
     archive, results = tmp_path / "model.zip", tmp_path / "user"
     assert export(author, archive) == 0
@@ -221,15 +260,27 @@ def test_a_model_can_be_installed_under_other_names(author, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    "text",
     [
-        ("from /home/a/b.pt and 2 / 3 mm", "from b.pt and 2 / 3 mm"),
-        (r"in C:\Users\a\b.pt, ~/x/y.txt", "in b.pt, y.txt"),
-        *[(t, t) for t in ("186 x 211 mm / shape", "bf16/fp16/fp32 and/or not")],
+        "from /home/a/b.pt", "weights of /home/anna maria/models/best.pt", r"C:\Users\Anna Maria\b",
+        "in ../anna maria/x", "see anna maria/models", "file:///data", "~/x", "C:/anna", "to anna/",
+        r"\\server\share", r"anna\b", "documentation/anna/a.md", "/home/documentation/a.md",
+        "my documentation/a b.md",
     ],
-)
-def test_folders_are_taken_out_of_texts(text, expected):
-    assert without_folders(text) == expected
+)  # fmt: skip
+def test_a_reason_in_which_a_path_may_stand_is_left_out(text):
+    assert without_paths(text) == LEFT_OUT
+
+
+def test_reasons_of_the_planner_are_kept():
+    reasons = {
+        **SITREG_REASONS, **TRANSMORPH_REASONS, **tiny_plan().reasons,
+        "spacing": grid_spacing(FieldOfView(LONG, LONG, LONG), (8, 8, 8)).reason,
+        "architecture": choose_architecture(get_budget("cpu")).reason,
+    }  # fmt: skip
+    assert "/" in reasons["spacing"]
+    assert "/" in reasons["architecture"]
+    assert {key: without_paths(text) for key, text in reasons.items()} == reasons
 
 
 def test_imported_weights_without_a_training_can_be_shared(tmp_path):

@@ -11,13 +11,17 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from tiny_models import save_model, tiny_plan
+from tiny_models import GRID, NETWORK, save_model
 
 from autoreg.errors import DataError
+from autoreg.inference import published_plan
 from autoreg.inference.cli_model_archive import main_export, main_install
 from autoreg.inference.model_archive import ArchivedFile
 from autoreg.inference.model_archive_install import InstallRequest, install_model
 from autoreg.inference.model_archive_read import checked_manifest, extract, opened
+from autoreg.io.records import to_plain
+from autoreg.networks.factory import build_network
+from autoreg.plan import MemoryPlan
 from autoreg.training.checkpoint import load_checkpoint, save_checkpoint
 
 WEIGHTS = "fold_all/checkpoint_final.pt"
@@ -27,7 +31,13 @@ WEIGHTS = "fold_all/checkpoint_final.pt"
 def sound(tmp_path_factory):
     """A sound archive."""
     folder = tmp_path_factory.mktemp("archive")
-    model = save_model(folder / "model", tiny_plan())
+    with pytest.MonkeyPatch.context() as patch:
+        # What the plan says of memory means nothing here, and takes ten seconds to estimate.
+        patch.setattr(
+            published_plan, "estimate_memory", lambda *_, **__: MemoryPlan(0, 2**20, 2**20, 2**20)
+        )
+        plan = published_plan.published_plan(NETWORK, 1, GRID, "MR")
+    model = save_model(folder / "model", plan)
     (model / "fold_all" / "progress.json").write_text('{"format": 1, "epochs": []}')
     assert main_export(["-m", str(model), "-o", str(folder / "model.zip")]) == 0
     return folder / "model.zip"
@@ -286,7 +296,7 @@ def first(values, change):
         (lambda v: first(v, lambda t: t[:1]), "shape"),
         (lambda v: first(v, lambda t: t * np.nan), "not finite"),
         (lambda v: first(v, lambda t: "text"), "tensors"),
-        (lambda v: first(v, lambda t: t.to_sparse()), ""),
+        (lambda v: first(v, lambda t: t.to_sparse()), "plain values and tensors"),
         (lambda v: first(v, lambda t: t.to("meta")), "tensors"),
         (lambda v: {**v, "network": {**v["network"], "extra": torch.ones(1)}}, "unexpected"),
         (lambda v: list(v), "checkpoint"),
@@ -296,6 +306,82 @@ def test_checkpoints_that_are_none(files, tmp_path, refused, change, word):
     content = change(torch.load(io.BytesIO(files[WEIGHTS]), weights_only=True))
     changed = signed({**files, WEIGHTS: saved(content)})
     refused(pack(tmp_path / "a.zip", changed.items()), word)
+
+
+def archive_of(path, files, content, network=None):
+    """An archive with another checkpoint, and that network in both plans."""
+    if network is not None:
+        plan = json.loads(files["plan.json"])
+        content["plan"]["network"] = plan["network"] = network
+        files = {**files, "plan.json": json.dumps(plan).encode()}
+    return pack(path, signed({**files, WEIGHTS: saved(content)}).items())
+
+
+def overlapping(templates):
+    """Views of one number, which stands in the file once, whatever their shapes."""
+    return {name: torch.zeros((), dtype=t.dtype).expand(t.shape) for name, t in templates.items()}
+
+
+def shared(templates):
+    """Contiguous views, each kind of numbers of one storage, which stands in the file once."""
+    kinds = {t.dtype for t in templates.values()}
+    most = max(t.numel() for t in templates.values())
+    storage = {kind: torch.zeros(most, dtype=kind) for kind in kinds}
+    return {name: storage[t.dtype][: t.numel()].view(t.shape) for name, t in templates.items()}
+
+
+@pytest.mark.parametrize("faked", [overlapping, shared])
+def test_weights_that_have_no_bytes_of_their_own(files, tmp_path, refused, faked):
+    """They fit a network that is larger than the archive, by as much as one likes."""
+    content = torch.load(io.BytesIO(files[WEIGHTS]), weights_only=True)
+    network = dataclasses.replace(NETWORK, width=0.25)
+    with torch.device("meta"):
+        template = build_network(network, 1).state_dict()
+    content["network"] = faked(template)
+    archive = archive_of(tmp_path / "a.zip", files, content, to_plain(network))
+    assert sum(t.numel() * t.element_size() for t in template.values()) > archive.stat().st_size
+    refused(archive, "more than the file")
+
+
+class Called:
+    """Is what a function returns when it is unpickled."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call[0], self.call[1:]
+
+
+@pytest.mark.parametrize(
+    ("call", "word"), [((bytearray, 1000), "bytearray"), ((torch.Tensor, 10, 10), "torch.Tensor")]
+)
+def test_a_checkpoint_that_asks_for_memory_when_it_is_read(files, tmp_path, refused, call, word):
+    """torch.load allows these with weights_only=True, and any size."""
+    content = torch.load(io.BytesIO(files[WEIGHTS]), weights_only=True)
+    content["versions"] = Called(*call)
+    assert torch.load(io.BytesIO(saved(content)), weights_only=True)["versions"] is not None
+    refused(archive_of(tmp_path / "a.zip", files, content), word, "refused")
+
+
+def test_a_checkpoint_of_the_older_format_that_ends_as_a_zip_file(files, tmp_path, refused):
+    """torch.load takes it for the older one, which says by itself how large its tensors are."""
+    content = torch.load(io.BytesIO(files[WEIGHTS]), weights_only=True)
+    older = io.BytesIO()
+    torch.save(content, older, _use_new_zipfile_serialization=False)
+    data = older.getvalue() + files[WEIGHTS]
+    assert torch.load(io.BytesIO(data), weights_only=True)["fold"] == "all"
+    refused(pack(tmp_path / "a.zip", signed({**files, WEIGHTS: data}).items()), "another format")
+
+
+def test_a_plan_of_more_modules_than_the_file_has_tensors(files, tmp_path, refused):
+    content = torch.load(io.BytesIO(files[WEIGHTS]), weights_only=True)
+    network = {
+        "architecture": "transmorph", "variant": "half", "embedding": 4, "heads": [1, 1, 1, 1],
+        "depths": [1, 1, 1000, 1], "window": [2, 2, 2], "drop_path": 0.0,
+    }  # fmt: skip
+    archive = archive_of(tmp_path / "a.zip", files, content, network)
+    refused(archive, "modules", f"tensors ({len(content['network'])})")
 
 
 def test_a_checkpoint_with_the_state_of_its_training_is_refused(files, tmp_path, refused):
@@ -390,7 +476,7 @@ def test_an_interrupted_installation_leaves_nothing(sound, tmp_path, monkeypatch
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("autoreg.inference.model_archive_install.load_network", interrupted)
+    monkeypatch.setattr("autoreg.inference.model_archive_weights.load_network", interrupted)
     assert main_install([str(sound), "--results", str(tmp_path / "deep" / "results")]) == 130
     assert not list(tmp_path.iterdir())
 

@@ -247,6 +247,38 @@ def test_a_batch_in_parts_needs_what_a_part_needs_and_the_kept_gradients(plan):
     assert uneven == parts  # the largest part decides
 
 
+def test_processes_need_the_largest_share_and_its_largest_part(plan):
+    def shared(processes, **training):
+        changed = with_network(plan, *CASCADE, **training)
+        return training_bytes(changed, cuda=True, processes=processes)
+
+    assert shared(2, batch_size=4) == trained(plan, batch_size=2)
+    assert shared(2, batch_size=3) == trained(plan, batch_size=2)
+    # Shares of 2 and 3 in 2 parts each: no process may have fewer parts than another one.
+    of_two = trained(plan, batch_size=4, accumulation_steps=2)
+    assert shared(2, batch_size=5, accumulation_steps=5) == of_two
+    assert shared(2, batch_size=2, accumulation_steps=2) == trained(plan, batch_size=1)
+
+
+@pytest.mark.parametrize("gradients", ["vanilla", "gradient_projection"])
+def test_the_message_to_other_processes_is_counted(plan, gradients):
+    """A copy of all gradients; alone, on a tiny grid, it is the update of the weights that decides,
+    with two float64 copies of the largest one."""
+    levels = (0.5, 1.0, 1.0)
+    alone, shared = (
+        training_bytes(
+            with_network(plan, (8, 8, 8), 1.0, levels, batch_size=count, gradients=gradients),
+            cuda=False,
+            processes=count,
+        )
+        for count in (1, 2)
+    )
+    network = GradICONPlan(levels, 1.0)
+    with torch.device("meta"):
+        largest = max(p.numel() for p in build_network(network, 1).parameters())
+    assert shared - alone == pytest.approx(bytes_of_weights(network) - 16 * largest, rel=0.02)
+
+
 def test_what_saves_memory_is_seen_to_save_it(plan):
     usual = trained(plan)
     # What is left is the loss, which is float32.

@@ -31,6 +31,7 @@ from autoreg.planning.prepared import (
 )
 from autoreg.planning.preprocess import settings_digest
 from autoreg.training import memory, overrides
+from autoreg.training.processes import ALONE
 from autoreg.training_plan import AugmentationPlan, TrainingPlan
 
 DATASET = "Dataset001_Blobs"
@@ -165,11 +166,11 @@ def _equal_plans_are_estimated_once(monkeypatch):
     """
     estimate = overrides.most_training_bytes
 
-    def known(plan, *, cuda):
+    def known(plan, *, cuda, processes=ALONE):
         parts = memory.training_bytes, memory.cycle_bytes
-        key = (repr(dataclasses.replace(plan, reasons={})), cuda, *parts)
+        key = (repr(dataclasses.replace(plan, reasons={})), cuda, processes.count, *parts)
         if key not in _ESTIMATES:
-            _ESTIMATES[key] = estimate(plan, cuda=cuda)
+            _ESTIMATES[key] = estimate(plan, cuda=cuda, processes=processes)
         return _ESTIMATES[key]
 
     monkeypatch.setattr(overrides, "most_training_bytes", known)

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from autoreg.training.model_folder import (
     load_network,
 )
 from autoreg.training.progress import EpochRecord, ValidationSummary
+from autoreg.training.splits import FoldNames
 from autoreg.training.step_values import StepValues
 
 SUMMARY = ValidationSummary(0.5, 0.25, 1.0, 0.75, None, 0.0, 0.9, pairs=2)
@@ -42,6 +44,8 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path, plan):
         initial=SUMMARY,
         records=(EpochRecord(0, 1, False, 0.1, 0.2, 0.3, 1.0, 0.5, SUMMARY),),
         epoch_so_far=EpochSoFar(((2, StepValues(0.1, 0.2, 0.3)),), 1, 2.5, 0.5),
+        names=FoldNames(("a", "b"), ("c to d",)),
+        is_pretrained=True,
     )
     before = make_checkpoint(plan, resume=resume)
     save_checkpoint(tmp_path / "c.pt", before)
@@ -52,7 +56,8 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path, plan):
     assert list(after.network) == list(before.network)
     assert all(torch.equal(after.network[key], before.network[key]) for key in before.network)
     assert after.resume.optimiser == resume.optimiser
-    assert (after.resume.scaler, after.resume.epoch_so_far) == (resume.scaler, resume.epoch_so_far)
+    for name in ("scaler", "epoch_so_far", "names", "is_pretrained"):
+        assert getattr(after.resume, name) == getattr(resume, name)
     assert (after.resume.best, after.resume.initial) == (0.125, SUMMARY)
     assert after.resume.records == resume.records
 
@@ -121,6 +126,28 @@ def test_a_full_disk_is_told_as_such(tmp_path, plan, monkeypatch):
     with pytest.raises(UsageError, match=r"c.pt: cannot be written: .* MB are free in"):
         save_checkpoint(tmp_path / "c.pt", make_checkpoint(plan))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
+def test_damage_inside_is_noticed(tmp_path, plan, place):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, make_checkpoint(plan))
+    content = bytearray(path.read_bytes())
+    at = int(place * len(content))
+    content[at : at + 40] = bytes(255 - value for value in content[at : at + 40])
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"c\.pt"):
+        load_checkpoint(path)
+
+
+def test_why_a_checkpoint_cannot_be_written_is_told(tmp_path, plan, monkeypatch):
+    def opened(path, mode="r", *arguments, **options):
+        return original(Path("/dev/full") if mode == "wb" else path, mode, *arguments, **options)
+
+    original = Path.open
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(UsageError, match="the disk is full"):
+        save_checkpoint(tmp_path / "c.pt", make_checkpoint(plan))
 
 
 def test_a_training_of_another_version_is_not_continued(tmp_path, plan):

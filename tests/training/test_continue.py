@@ -1,10 +1,13 @@
 """Interrupted and finished trainings: what goes on, and what is left alone."""
 
+import json
+
 import torch
 from training_runs import (
     error_of,
     interrupt_in_epoch,
     losses_of,
+    progress_of,
     run,
     weights_of,
 )
@@ -13,6 +16,7 @@ from autoreg.planning.plans_file import plans_path
 from autoreg.training import trainer
 from autoreg.training.checkpoint import load_checkpoint
 from autoreg.training.model_folder import checkpoint_path, load_network
+from autoreg.training.splits import SPLITS_NAME
 
 
 def test_continue_goes_on_as_if_nothing_had_happened(make_blobs, monkeypatch):
@@ -92,3 +96,53 @@ def test_a_trained_fold_is_neither_continued_nor_replaced_unasked(make_blobs, ca
     for name in ("replaced_1", "replaced_3"):
         assert run(blobs, "--overwrite", "--epochs", "1") == 0
         assert (blobs.model / name / "fold_0" / "checkpoint_final.pt").exists()
+
+
+def test_other_pairs_are_not_gone_on_with(make_blobs, capsys, monkeypatch):
+    blobs = make_blobs()
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 3)
+        assert run(blobs) == 130
+    path = blobs.preprocessed / blobs.plan.dataset / SPLITS_NAME
+    before = path.read_text()
+    splits = json.loads(before)
+    fold = splits["folds"][0]
+    moved = fold["validation"].pop()
+    fold["training"].append(moved)
+    fold["validation"].append(fold["training"].pop(0))
+    path.write_text(json.dumps(splits))
+    capsys.readouterr()
+    assert run(blobs, "--continue") == 2
+    text = error_of(capsys)
+    assert f"training now has {moved}" in text
+    assert "validation no longer has" in text
+    assert "Put splits.json and the data set back as they were" in text
+    path.write_text(before)
+    assert run(blobs, "--continue") == 0
+
+
+def test_what_a_killed_training_left_half_written_is_removed_and_what_it_lacks_made_up_for(
+    make_blobs, monkeypatch
+):
+    blobs = make_blobs(epochs=2, shallow_epochs=0, validation_every=1)
+    folder = blobs.model / "fold_0"
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        # Between the last checkpoint and everything that is written after it.
+        patch.setattr(trainer, "describe", lambda *_: killed() if saved() == 2 else "epoch")
+        patch.setattr(trainer, "write_progress", lambda *_, **__: saved() == 2 and killed())
+
+        def saved():
+            path = folder / "checkpoint_latest.pt"
+            return load_checkpoint(path).epoch if path.exists() else 0
+
+        assert run(blobs) == 130
+    (folder / ".partial_x_checkpoint_latest.pt").write_bytes(b"half")
+    assert not (folder / "progress.json").exists()
+    assert run(blobs, "--continue") == 0
+    assert len(losses_of(blobs)) == 2
+    assert progress_of(blobs)["epochs"][1]["validation"] is not None
+    assert not list(folder.glob(".partial*"))

@@ -10,11 +10,13 @@ import pytest
 import torch
 from training_runs import error_of, run, steps_of, weights_of
 
+from autoreg.planning.prepared import record_path
 from autoreg.training.checkpoint import load_checkpoint
 from autoreg.training.cli import main
 from autoreg.training.model_folder import checkpoint_path
 from autoreg.training.processes import Processes, started_processes
 from autoreg.training.run import _require_shares
+from autoreg.training_plan import SupervisionPlan
 
 PROGRAM = "import sys; from autoreg.training.cli import main; sys.exit(main())"
 
@@ -40,7 +42,7 @@ def numbers(blobs):
 def validated(blobs):
     content = json.loads((blobs.model / "fold_0" / "validation.json").read_text())["pairs"]
     return [(p["moving"], p["fixed"]) for p in content], torch.tensor(
-        [[p["total"], p["dice"], p["tre_mm"]] for p in content]
+        [[p["total"], p["dice"] or 0, p["tre_mm"] or 0] for p in content]
     )
 
 
@@ -86,12 +88,25 @@ def test_two_processes_train_as_one_does(make_blobs_in, tmp_path, alone):
     assert_equal_trainings(blobs, alone)
 
 
-def test_two_processes_project_the_gradients_of_the_whole_batch(make_blobs_in, tmp_path):
-    flags = ("--gradients", "gradient_projection")
-    one, two = (make_blobs_in(tmp_path / name, **SIZE) for name in ("one", "two"))
-    assert run(one, *flags) == 0
-    assert torchrun(tmp_path, two, *flags).returncode == 0
+def test_parts_shares_and_what_supervises_make_no_difference(make_blobs_in, tmp_path):
+    # Labels, landmarks and masks of some cases alone; gradients projected over the whole batch.
+    values = {
+        **SIZE, "batch_size": 4, "pairs_per_epoch": 8, "batch_norm": "frozen",
+        "gradients": "gradient_projection",
+        "supervision": SupervisionPlan(masks=True, dice_weight=0.5, landmark_weight=0.1),
+    }  # fmt: skip
+    one, two = (make_blobs_in(tmp_path / name, **values) for name in ("one", "two"))
+    for blobs in (one, two):
+        blobs.add_mask("case1", 3)
+        path = record_path(blobs.folder, "case2")
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "landmarks_vox": {}}))
+    assert run(one) == 0
+    done = torchrun(tmp_path, two, "--accumulation-steps", "2", "--augment-on", "device")
+    assert done.returncode == 0, done.stderr
     assert_equal_trainings(two, one)
+    rows = list(csv.DictReader(steps_of(two)))
+    assert all(float(row["supervised"]) > 0 for row in rows)
 
 
 STOPPED = f"""
@@ -103,6 +118,15 @@ def step(stepper, batch, index):
         os.kill(os.getpid(), signal.SIGTERM)
     return original(stepper, batch, index)
 Stepper.step = step
+# The first process takes so long for its last checkpoint that torchrun hears of the other's end.
+from autoreg.training import trainer
+save = trainer.save_checkpoint
+def slow(path, checkpoint):
+    if checkpoint.resume and checkpoint.resume.epoch_so_far.steps:
+        import time
+        time.sleep(3)
+    save(path, checkpoint)
+trainer.save_checkpoint = slow
 {PROGRAM}
 """
 

@@ -10,6 +10,7 @@ from autoreg.planning.memory import training_bytes
 from autoreg.training import memory
 from autoreg.training.memory import cycle_bytes, most_training_bytes
 from autoreg.training.overrides import Overrides, override
+from autoreg.training.processes import Processes
 from autoreg.training_plan import GroupConsistencyPlan
 
 SHAPE = (32, 32, 32)
@@ -45,10 +46,14 @@ def test_a_cycle_needs_more_than_a_pair_and_less_than_three_at_once(cycles):
 
 @pytest.mark.parametrize("pairs", [3, 9])
 def test_the_estimate_is_of_the_larger_step(cycles, monkeypatch, caplog, pairs):
-    monkeypatch.setattr(memory, "training_bytes", lambda plan, *, cuda: pairs)
+    monkeypatch.setattr(
+        memory, "training_bytes", lambda plan, *, cuda, processes: pairs // processes
+    )
     monkeypatch.setattr(memory, "cycle_bytes", lambda plan, *, cuda: 5)
     assert override(cycles, Overrides(), pretrained=False).memory.training == max(pairs, 5)
     assert "batches of 1 and cycles of three need about" in caplog.text
     without = changed(cycles, group_consistency=GroupConsistencyPlan())
     assert most_training_bytes(without, cuda=False) == pairs
+    three = Processes(0, 3, 0, 3)
+    assert most_training_bytes(without, cuda=False, processes=three) == pairs // 3
     assert override(without, Overrides(), pretrained=False).memory == without.memory

@@ -1,54 +1,18 @@
-"""Memory that does not suffice is recognised and answered."""
+"""Memory that does not suffice is answered."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from autoreg.errors import AutoregError
 from autoreg.network_plan import TransMorphPlan
-from autoreg.training.out_of_memory import is_out_of_memory, memory_advice
+from autoreg.training import session
+from autoreg.training.out_of_memory import memory_advice
+from autoreg.training.processes import Processes
+from autoreg.training.request import TrainingRequest
+from autoreg.training_plan import GroupConsistencyPlan
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
-        RuntimeError("CUDA error: out of memory"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate "
-            "memory: you tried to allocate 4000000000000 bytes. Error code 12"
-        ),
-    ],
-)
-def test_exhausted_memory_is_recognised(error):
-    assert is_out_of_memory(error)
-    outer = AutoregError("training failed")
-    outer.__cause__ = error
-    assert is_out_of_memory(outer)
-
-
-def test_the_cpus_own_error_is_recognised():
-    with pytest.raises((RuntimeError, MemoryError)) as caught:
-        torch.empty(2**55)
-    assert is_out_of_memory(caught.value)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("The size of tensor a (4) must match the size of tensor b (2)"),
-        ValueError("out of memory lane"),
-        AutoregError("the loss is nan"),
-    ],
-)
-def test_other_errors_are_not(error):
-    assert not is_out_of_memory(error)
 
 
 def changed(plan, network=None, **training):
@@ -90,3 +54,49 @@ def test_a_network_without_batch_normalisation_loses_nothing_by_parts(make_plan)
         drop_path=0.0,
     )  # fmt: skip
     assert "same gradients" in memory_advice(dataclasses.replace(plan, network=network), CPU)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "parts", "advised"),
+    [
+        (1, 8, 1, 8),
+        (2, 8, 1, 4),
+        (3, 8, 1, 2),
+        (2, 8, 4, None),
+        (4, 8, 2, None),
+        (8, 8, 1, None),
+    ],
+)
+def test_parts_are_those_of_a_process_and_none_where_its_pairs_are_single(
+    make_plan, count, batch, parts, advised
+):
+    plan = changed(make_plan(), batch_size=batch, accumulation_steps=parts)
+    text = memory_advice(plan, CUDA, Processes(0, count, 0, count))
+    if advised is None:
+        assert "--accumulation-steps" not in text
+    else:
+        assert f"--accumulation-steps {advised} (" in text
+
+
+def test_parts_are_not_advised_for_cycles_which_are_computed_singly(make_plan):
+    cycles, later = (GroupConsistencyPlan(weight=1.0, from_epoch=epoch) for epoch in (0, 2))
+    plan = changed(make_plan(epochs=4), batch_size=4, group_consistency=cycles)
+    assert "--accumulation-steps" not in memory_advice(plan, CPU)
+    text = memory_advice(changed(plan, group_consistency=later), CPU)
+    assert "--accumulation-steps 4 (of no use in cycles, from epoch 3 on; " in text
+
+
+def test_fewer_processes_are_advised_where_they_share_a_memory(make_plan):
+    here, elsewhere = Processes(0, 2, 0, 2), Processes(0, 2, 0, 1)
+    assert "fewer processes" in memory_advice(make_plan(), CPU, here)
+    assert "fewer processes" not in memory_advice(make_plan(), CPU, elsewhere)
+    assert "fewer processes" not in memory_advice(make_plan(), CUDA, here)
+    assert "fewer processes" not in memory_advice(make_plan(), CPU)
+
+
+def test_a_training_is_advised_with_its_processes(make_plan, tmp_path):
+    plan, two = changed(make_plan(), batch_size=4), Processes(0, 2, 0, 2)
+    request = TrainingRequest("1", tmp_path, tmp_path, processes=two)
+    error = session._explained(MemoryError(), plan, request)
+    assert "out of memory on cpu with batches of 4" in str(error)
+    assert "--accumulation-steps 2 (" in str(error)

@@ -5,8 +5,11 @@ import pytest
 
 from autoreg.errors import PlanError, UsageError
 from autoreg.network_plan import GradICONPlan
+from autoreg.training import overrides, run
 from autoreg.training.comparison import plan_differences
 from autoreg.training.overrides import Overrides, override
+from autoreg.training.processes import ALONE, Processes
+from autoreg.training.request import TrainingRequest
 
 
 @pytest.fixture
@@ -86,6 +89,54 @@ def test_another_batch_size_is_weighed(long_plan, caplog):
     larger = override(long_plan, Overrides(batch_size=64), pretrained=False)
     assert 0 < plan.memory.training < larger.memory.training
     assert "more than the 0.0 GiB of budget cpu" in caplog.text
+
+
+def known_needs(monkeypatch):
+    """8 bytes for a process alone, 5 for each of several."""
+
+    def needed(plan, *, cuda, processes=ALONE):
+        return 8 if processes.count == 1 else 5
+
+    monkeypatch.setattr(overrides, "most_training_bytes", needed)
+
+
+def limited(plan, limit, budget):
+    return dataclasses.replace(
+        plan, budget=budget, memory=dataclasses.replace(plan.memory, limit=limit)
+    )
+
+
+@pytest.mark.parametrize(
+    ("budget", "limit", "processes", "warning"),
+    [
+        ("8gb", 7, ALONE, "of memory, more than"),
+        ("8gb", 7, Processes(0, 2, 0, 2), None),
+        ("8gb", 4, Processes(0, 2, 0, 2), "of memory for each of 2 processes, more"),
+        ("cpu", 9, Processes(0, 2, 0, 2), "of memory for 2 processes on this machine, more"),
+        ("cpu", 9, Processes(0, 2, 0, 1), None),
+    ],
+)
+def test_what_is_warned_of_is_the_share_and_the_plan_holds_the_whole(
+    long_plan, monkeypatch, caplog, budget, limit, processes, warning
+):
+    known_needs(monkeypatch)
+    plan, flags = limited(long_plan, limit, budget), Overrides(batch_size=4)
+    plan = override(plan, flags, pretrained=False, processes=processes)
+    assert plan.memory.training == 8
+    assert (warning in caplog.text) if warning else ("memory" not in caplog.text)
+
+
+def test_a_training_is_weighed_with_its_processes(make_blobs, tmp_path, monkeypatch):
+    two, found = Processes(0, 2, 0, 2), []
+
+    def asked(plan, overrides, *, pretrained, processes):
+        found.append(processes)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(run, "override", asked)
+    with pytest.raises(UsageError, match="enough"):
+        run.run_training(TrainingRequest("1", make_blobs().preprocessed, tmp_path, processes=two))
+    assert found == [two]
 
 
 def test_differences_are_told_in_the_plans_own_words(long_plan):

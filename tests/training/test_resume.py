@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from training_runs import interrupt_in_step, run, steps_of, weights_of
 
-from autoreg.training import trainer
+from autoreg.training import steps_log, trainer
 from autoreg.training.checkpoint import load_checkpoint
 from autoreg.training.model_folder import checkpoint_path
 from autoreg.training.validation import Validator
@@ -70,12 +71,17 @@ def test_checkpoints_come_by_the_clock(make_blobs, monkeypatch):
         assert 3 * found.epoch + len(found.resume.epoch_so_far.steps) == expected
 
 
-def started(blobs, *flags):
-    program = "import sys; from autoreg.training.cli import main; sys.exit(main())"
+def started(blobs, *flags, before=""):
+    program = f"{before}\nimport sys; from autoreg.training.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, *blobs.flags, *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
     )
 
 
@@ -170,7 +176,7 @@ def test_a_full_disk_at_a_checkpoint_by_the_clock_does_not_end_the_training(
 
     monkeypatch.setattr(trainer, "save_checkpoint", save)
     assert run(blobs, *OFTEN) == 0
-    assert "no checkpoint now, tried again later" in capsys.readouterr().err
+    assert "not written, tried again later" in capsys.readouterr().err
     assert len(calls) > 3
 
 
@@ -190,3 +196,42 @@ def test_the_scale_of_float16_is_kept(make_blobs, monkeypatch):
     assert steps_of(blobs) == steps
     assert latest(blobs).resume.scaler == scale
     assert_equal_weights(weights_of(blobs), weights)
+
+
+def test_a_log_of_steps_that_cannot_be_written_does_not_end_the_training(
+    make_blobs, monkeypatch, capsys
+):
+    blobs = make_blobs(epochs=2, shallow_epochs=0)
+    # A device that is always full.
+    monkeypatch.setattr(steps_log, "STEPS_NAME", "full.csv")
+    original = steps_log.Path.open
+
+    def opened(path, mode="r", *arguments, **options):
+        target = Path("/dev/full") if path.name == "full.csv" and mode == "a" else path
+        return original(target, mode, *arguments, **options)
+
+    monkeypatch.setattr(steps_log.Path, "open", opened)
+    assert run(blobs) == 0
+    text = capsys.readouterr().err
+    assert text.count("nothing more is written there") == 1
+    assert "Traceback" not in text
+
+
+def test_a_signal_to_all_processes_of_the_group_still_leaves_a_checkpoint(make_blobs_in, tmp_path):
+    # As torchrun, systemd and batch systems send it; here while the training waits for its data.
+    slow = """
+import time
+from autoreg.training.loading import PairLoader
+original = PairLoader._load
+PairLoader._load = lambda *arguments: time.sleep(1) or original(*arguments)
+"""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        blobs = make_blobs_in(tmp_path / str(int(number)), **SIZE)
+        process = started(blobs, "--workers", "1", before=slow)
+        wait_for_steps(blobs, 2, process)
+        os.killpg(process.pid, number)
+        text = process.communicate(timeout=60)[0]
+        assert process.returncode == 128 + number, text
+        found = latest(blobs)
+        done = 2 * found.epoch + len(found.resume.epoch_so_far.steps)
+        assert len(steps_of(blobs)) == 1 + done

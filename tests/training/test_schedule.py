@@ -3,6 +3,8 @@ import dataclasses
 import pytest
 import torch
 
+from autoreg.training.early_stopping import has_stopped_early
+from autoreg.training.progress import EpochRecord, ValidationSummary
 from autoreg.training.schedule import (
     cycle_weight,
     learning_rate,
@@ -10,7 +12,7 @@ from autoreg.training.schedule import (
     set_learning_rate,
 )
 from autoreg.training.state import new_state
-from autoreg.training_plan import GroupConsistencyPlan
+from autoreg.training_plan import AugmentationPlan, GroupConsistencyPlan
 
 
 def test_the_polynomial_schedule_is_transmorphs(make_plan):
@@ -57,3 +59,28 @@ def test_layers_draw_by_the_key_alone():
             draws.append(torch.rand(4))
     assert torch.equal(draws[0], draws[2])
     assert not torch.equal(draws[0], draws[1])
+
+
+def record(epoch, total):
+    measures = ValidationSummary(0.5, 0.25, total, None, None, 0.0, None, pairs=2)
+    return EpochRecord(epoch, 2, False, 0.1, 0.2, 0.3, 1.0, 0.5, measures)
+
+
+def test_no_training_ends_early_before_its_last_stage(make_plan):
+    # Nothing gets better after the first epoch.
+    records = [record(epoch, 1.0 + epoch) for epoch in range(8)]
+
+    def ends_after(**training):
+        plan = make_plan(epochs=8, early_stopping=2, **training)
+        return next((n for n in range(9) if has_stopped_early(plan, records[:n])), None)
+
+    unchanged = AugmentationPlan(0, 0.5, 10, 5, 0.03, 0.5, 0, 0.1, 0.2)
+    late = dataclasses.replace(unchanged, from_epoch=4)
+    never = dataclasses.replace(unchanged, from_epoch=8)
+    group = GroupConsistencyPlan(40.0, from_epoch=2, ramp_epochs=1)
+    for shallow, augmentation, expected in (
+        (0, unchanged, 3), (3, unchanged, 6), (0, late, 7), (0, never, 3), (3, late, 7),
+    ):  # fmt: skip
+        assert ends_after(shallow_epochs=shallow, augmentation=augmentation) == expected
+    assert ends_after(shallow_epochs=0, augmentation=unchanged, group_consistency=group) == 6
+    assert not has_stopped_early(make_plan(epochs=8), records)

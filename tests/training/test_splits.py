@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from training_runs import error_of, run
 
 from autoreg.errors import DataError, UsageError
 from autoreg.io.cases import Pair
@@ -149,3 +150,11 @@ def test_a_spoilt_file_is_refused(tmp_path, fold, message, training):
 def test_a_single_case_cannot_be_trained_with(tmp_path, training):
     with pytest.raises(DataError, match="no training pair; found the training cases c00"):
         fold_pairs(dataset(1), tmp_path, None, training)
+
+
+def test_splits_without_folds_are_refused_where_there_could_be_some(make_blobs, capsys):
+    blobs = make_blobs()
+    path = blobs.preprocessed / blobs.plan.dataset / "splits.json"
+    path.write_text('{"format": 1, "folds": []}')
+    assert run(blobs) == 2
+    assert "splits.json: has no folds; remove the file" in error_of(capsys)

@@ -42,6 +42,7 @@ class Shift(RegistrationNetwork):
 
 def make_validator(blobs, pairs=(PAIR,), labels=(1,), **values):
     objective = Objective.from_plan(blobs.plan)
+    values = {"masks": True, **values}
     return Validator(blobs.folder, pairs, objective, labels, 0, torch.device("cpu"), **values)
 
 
@@ -97,7 +98,7 @@ def test_the_local_correlation_does_not_depend_on_the_similarity_that_is_trained
     network = build_network(blobs.plan.network, 1)
     loss = LossPlan("mse", {}, "gradicon", 0.5)
     other = Objective.from_plan(dataclasses.replace(blobs.plan, loss=loss))
-    validator = Validator(blobs.folder, (PAIR,), other, (1,), 0, torch.device("cpu"))
+    validator = Validator(blobs.folder, (PAIR,), other, (1,), 0, torch.device("cpu"), masks=True)
     mine, theirs = make_validator(blobs)(network).summary, validator(network).summary
     assert mine.lncc == theirs.lncc
     assert mine.similarity != theirs.similarity
@@ -210,8 +211,10 @@ for number, names in enumerate((("01", "12", "20"), ("01",), ("01", "13"))):
     pairs = [Pair(f"case{a}", f"case{b}") for a, b in names]
     torch.manual_seed(0)
     network = build_network(plan.network, 1)
-    validator = Validator(folder, pairs, Objective.from_plan(plan), (1,), 0, torch.device("cpu"),
-                          processes=Processes(rank, 2))
+    objective, device = Objective.from_plan(plan), torch.device("cpu")
+    validator = Validator(
+        folder, pairs, objective, (1,), 0, device, masks=True, processes=Processes(rank, 2)
+    )
     try:
         text = dump_json(validator(network))
     except AutoregError as error:
