@@ -127,6 +127,10 @@ VARIANTS = (
 )
 LARGE_SETTINGS = (
     cascade((128, 128, 128), 1.0),
+    # What is planned for 8 GB.
+    cascade((124, 176, 152), 1.0, batch=4, checkpointing=True).varied(
+        "2 parts", accumulation_steps=2
+    ),
     cascade((175, 175, 175), 1.0),
     cascade((175, 175, 175), 1.0, batch=4),
     sitreg((156, 220, 188), rules_sitreg.OASIS),

@@ -31,7 +31,7 @@ from autoreg.training.step_values import StepValues
 _R = TypeVar("_R")
 
 CHECKPOINT_FORMAT = 1
-RESUME_FORMAT = 2
+RESUME_FORMAT = 3
 
 
 def current_versions() -> dict[str, str]:
@@ -151,13 +151,13 @@ class _NotedErrors:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def write(self, data: bytes) -> int:
         """Write as the file does, and remember why that failed."""
         try:
             return self._file.write(data)
-        except OSError as error:
+        except BaseException as error:  # a second Ctrl-C, too, which torch would turn into its own
             self.error = error
             raise
 
@@ -193,7 +193,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
             that this version does not read.
     """
     content = read_torch_file(path, "copy it again or train anew")
-    _require_sound(path)
     expected = {"format", "versions", "plan", "fold", "levels", "epoch", "network", "resume"}
     if not isinstance(content, dict) or "format" not in content:
         raise CheckpointError(
@@ -206,6 +205,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"version (autoreg {__version__}) reads format {CHECKPOINT_FORMAT}; "
             "use the version that wrote it"
         )
+    _require_sound(path)
     return _from_content(content, path)
 
 
@@ -218,7 +218,7 @@ def _require_sound(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError) as error:
+    except Exception as error:
         raise CheckpointError(f"{path}: damaged ({error}); copy it again or train anew") from error
     if damaged is not None:
         raise CheckpointError(

@@ -32,5 +32,5 @@ def _last_stage(plan: Plan) -> int:
     if plan.network.without_last_level() is not None:
         begins.append(training.shallow_epochs)
     if group.weight > 0:
-        begins.append(group.from_epoch + group.ramp_epochs)
+        begins += [group.from_epoch, group.from_epoch + group.ramp_epochs]
     return max(begin for begin in begins if begin < training.epochs)

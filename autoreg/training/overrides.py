@@ -96,6 +96,7 @@ def override(
     _require_every_stage(plan, training)
     changed = replace(plan, training=training, reasons={**plan.reasons, **reasons})
     planned = not _MEMORY & set(given) and training.group_consistency.weight == 0
+    planned = planned and processes.count == 1
     return changed if planned else _with_memory(changed, processes)
 
 

@@ -86,7 +86,8 @@ def _own_folder(folder: Path) -> Iterator[None]:
     """Keep other trainings out of a fold, and write its log."""
     with _locked(folder), log_file(folder / LOG_NAME):
         for partial in folder.glob(f"{PARTIAL}*"):  # left by a training that was killed
-            partial.unlink(missing_ok=True)
+            if partial.is_file():
+                partial.unlink(missing_ok=True)
         yield
 
 

@@ -96,6 +96,8 @@ def train_fold(request: TrainingRequest, work: FoldWork) -> None:
             train(setup, state, batches)
         except FAILURES as error:
             raise _explained(error, plan, request) from error
+        # Trained to the end, but what would follow is not wanted any more.
+        stop.raise_if_received()
 
 
 def _setup(
@@ -157,7 +159,9 @@ def _explained(error: Exception, plan: Plan, request: TrainingRequest) -> Except
     if isinstance(error, OSError):
         return AutoregError(f"{error}; see to the disk, then go on with --continue")
     if processes.count > 1 and not isinstance(error, AutoregError):
-        what = "lost the others" if _lost_a_peer(error) else f"stopped: {error}"
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        lost = "lost the others" if _lost_a_peer(error) else "stopped"
+        what = f"{lost} ({first_line})"
         return AutoregError(
             f"process {processes.rank} of {processes.count} {what}; the message of the one that "
             "ended first says why"

@@ -131,14 +131,17 @@ class FoldNames:
         found = []
         for what in ("training", "validation"):
             before, after = getattr(self, what), getattr(now, what)
-            gone = [name for name in before if name not in after]
-            new = [name for name in after if name not in before]
+            if before == after:
+                continue
+            was, will = set(before), set(after)
+            gone = [name for name in before if name not in will]
+            new = [name for name in after if name not in was]
             for names, verb in ((gone, "no longer has"), (new, "now has")):
                 if names:
                     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
                     found.append(f"{what} {verb} {', '.join(names[:3])}{more}")
-            if before != after and not gone and not new:
-                found.append(f"{what} has the same in another order")
+            if not gone and not new:
+                found.append(f"{what} has the same in another order or number")
         return found
 
 

@@ -136,7 +136,8 @@ class _Run:
         state = self._state
         if state.initial is not None and state.epoch <= 1:
             self._board.write_initial(state.initial)
-        if state.records:
+        validates = self._is_due_for_validation() and state.records[-1].validation is None
+        if state.records and not validates:
             self._board.write(state.records[-1])
             self._try(self._write_progress)
 
@@ -203,16 +204,22 @@ class _Run:
     def _pause(self) -> None:
         """Between two steps: a checkpoint if it is time for one, or the end if a signal came."""
         setup = self._setup
-        # The signal reaches the processes at different times.
+        # The signal reaches the processes at different times, and may come at any moment: what they
+        # have agreed on decides.
+        number = setup.stop.number
         if setup.processes.count > 1:
-            flag = torch.tensor(setup.stop.number, device=setup.device)
-            setup.stop.hear(int(setup.processes.largest_(flag)))
-        if setup.stop.number:
-            self._save_latest()
-            # No process ends before the first one has saved: torchrun would end that one, too.
-            setup.processes.sum_(torch.zeros(1, device=setup.device))
-            setup.stop.raise_if_received()
+            flag = torch.tensor(number, device=setup.device)
+            number = int(setup.processes.largest_(flag))
+        if number:
+            setup.stop.hear(number)
+            try:
+                self._save_latest()
+            finally:
+                # No process ends before the first one has saved: torchrun would end that one, too.
+                float(setup.processes.sum_(torch.zeros(1, device=setup.device)))
+            raise TrainingStopped(number)
         if time.monotonic() - self._saved_at >= setup.checkpoint_seconds:
+            self._saved_at = time.monotonic()  # whether it succeeds or not
             self._try(self._save_latest)
 
     def _try(self, save: Callable[[], None]) -> None:
@@ -220,7 +227,6 @@ class _Run:
         try:
             save()
         except UsageError as error:
-            self._saved_at = time.monotonic()
             logger.warning("not written, tried again later: %s", error)
 
     def _finish_epoch(self) -> None:
@@ -236,13 +242,11 @@ class _Run:
     def _validate(self) -> None:
         records, validation = self._state.records, self._validation()
         records[-1] = replace(records[-1], validation=validation.summary)
-        self._try(lambda: self._keep(validation))
-
-    def _keep(self, validation: Validation) -> None:
+        self._try(lambda: self._keep_if_best(validation.summary))
+        self._try(self._save_latest)
         if self._setup.processes.is_first:
-            save_record(validation, self._setup.folder / "validation.json")
-        self._keep_if_best(validation.summary)
-        self._save_latest()
+            path = self._setup.folder / "validation.json"
+            self._try(lambda: save_record(validation, path))
 
     def _validation(self) -> Validation:
         if self._setup.processes.count > 1 and self._state.epoch > 0:

@@ -69,9 +69,7 @@ class Workers:
             ]
             for thread in self._threads:
                 thread.start()
-        # Python ends forgotten daemons by SIGTERM and waits, for ever since they ignore it.
-        atexit.register(self.end)
-        # Before multiprocessing's own end, which waits for ever for a worker that is stopped.
+        # Before multiprocessing's own end, which sends SIGTERM, which they ignore, and waits.
         atexit.register(self.end)
 
     def __iter__(self) -> Iterator[Item]:
@@ -97,8 +95,6 @@ class Workers:
 
     def end(self) -> None:
         """End all processes, whatever they are doing."""
-        atexit.unregister(self.end)
-        atexit.unregister(self.end)
         self._ended.set()
         for process in self._processes:
             process.kill()
@@ -106,6 +102,7 @@ class Workers:
             process.join(_GRACE_SECONDS)
         for thread in self._threads:
             thread.join(_GRACE_SECONDS)
+        atexit.unregister(self.end)
 
     def _wait(self, inbox: "queue.Queue[Any]") -> Item | str | None:
         while True:

@@ -15,6 +15,7 @@ from training_runs import interrupt_in_step, run, steps_of, weights_of
 from autoreg.training import steps_log, trainer
 from autoreg.training.checkpoint import load_checkpoint
 from autoreg.training.model_folder import checkpoint_path
+from autoreg.training.stopping import StopRequest, stop_signals
 from autoreg.training.validation import Validator
 
 OFTEN = ("--checkpoint-minutes", "0.000001")
@@ -32,7 +33,6 @@ def assert_equal_weights(one, other):
 @pytest.mark.parametrize(
     "flags",
     [
-        (),
         ("--gradients", "gradient_projection", "--accumulation-steps", "2"),
         ("--precision", "bfloat16", "--workers", "1"),
     ],
@@ -107,7 +107,7 @@ def uninterrupted(make_blobs_in, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("number", "status"),
-    [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)],
+    [(signal.SIGKILL, -9), (signal.SIGINT, 130)],
 )
 def test_a_process_ended_by_a_signal_goes_on_exactly(
     make_blobs_in, tmp_path, uninterrupted, number, status
@@ -225,13 +225,36 @@ from autoreg.training.loading import PairLoader
 original = PairLoader._load
 PairLoader._load = lambda *arguments: time.sleep(1) or original(*arguments)
 """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        blobs = make_blobs_in(tmp_path / str(int(number)), **SIZE)
-        process = started(blobs, "--workers", "1", before=slow)
-        wait_for_steps(blobs, 2, process)
-        os.killpg(process.pid, number)
-        text = process.communicate(timeout=60)[0]
-        assert process.returncode == 128 + number, text
-        found = latest(blobs)
-        done = 2 * found.epoch + len(found.resume.epoch_so_far.steps)
-        assert len(steps_of(blobs)) == 1 + done
+    blobs = make_blobs_in(tmp_path, **SIZE)
+    process = started(blobs, "--workers", "1", before=slow)
+    wait_for_steps(blobs, 2, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    text = process.communicate(timeout=60)[0]
+    assert process.returncode == 143, text
+    found = latest(blobs)
+    done = 2 * found.epoch + len(found.resume.epoch_so_far.steps)
+    assert len(steps_of(blobs)) == 1 + done
+
+
+def test_one_more_signal_ends_at_once_but_not_within_two_seconds(monkeypatch):
+    now = [10.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for hear in (StopRequest.hear, lambda stop, number: stop.receive(number, None)):
+        stop = StopRequest()
+        hear(stop, signal.SIGTERM)
+        stop.receive(signal.SIGTERM, None)
+        now[0] += 3
+        with pytest.raises(KeyboardInterrupt):
+            stop.receive(signal.SIGINT, None)
+        assert stop.number == signal.SIGTERM
+
+
+def test_what_is_ignored_from_the_start_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with stop_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert stop.number == signal.SIGUSR1
+    finally:
+        signal.signal(signal.SIGHUP, before)

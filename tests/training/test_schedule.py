@@ -83,4 +83,6 @@ def test_no_training_ends_early_before_its_last_stage(make_plan):
     ):  # fmt: skip
         assert ends_after(shallow_epochs=shallow, augmentation=augmentation) == expected
     assert ends_after(shallow_epochs=0, augmentation=unchanged, group_consistency=group) == 6
+    endless = GroupConsistencyPlan(40.0, from_epoch=2, ramp_epochs=20)
+    assert ends_after(shallow_epochs=0, augmentation=unchanged, group_consistency=endless) == 5
     assert not has_stopped_early(make_plan(epochs=8), records)
