@@ -74,7 +74,9 @@ def test_checkpoints_come_by_the_clock(make_blobs, monkeypatch):
 def started(blobs, *flags, before=""):
     program = f"{before}\nimport sys; from autoreg.training.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, *blobs.flags, *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    # As many threads as here: another number adds in another order.
+    threads = str(torch.get_num_threads())
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
